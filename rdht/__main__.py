@@ -1,0 +1,286 @@
+"""The command line: python -m rdht server|client|get|put|delete|ping|status|verify."""
+
+import argparse
+import json
+import logging
+import math
+import os
+import platform
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+from rdht import log, roster, scan
+from rdht.client import Client, observe
+from rdht.errors import ConfigurationError, RdhtError
+from rdht.messages import Message, Status, encode
+from rdht.profiles import PROFILES
+from rdht.records import write_json
+from rdht.ring import Ring
+from rdht.roster import DEFAULT_KEY_RANGE
+from rdht.scan import Digest
+from rdht.server import Server
+from rdht.transport import read_json
+from rdht.workload import ClientProcess, Parameters
+
+EXIT_FAILED = 1
+EXIT_NOT_FOUND = 1
+_START_DELAY_S = 0.1
+
+
+def main() -> int:
+    """Run the subcommand that was typed; an expected failure is one line and exit code 1."""
+    arguments = _parser().parse_args()
+    try:
+        code: int = arguments.run(arguments)
+    except (RdhtError, OSError) as error:
+        print(f"rdht {arguments.command}: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m rdht", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(
+        name: str, run: Callable[[argparse.Namespace], int], text: str
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        command.add_argument("--roster", required=True, metavar="FILE", help="the servers, JSON")
+        return command
+
+    def add_key_range(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--key-range",
+            type=_count,
+            default=DEFAULT_KEY_RANGE,
+            metavar="N",
+            help="buckets shared out over the servers (default %(default)s)",
+        )
+
+    def add_process(command: argparse.ArgumentParser, name_help: str, name: str | None) -> None:
+        command.add_argument("--name", required=name is None, default=name, help=name_help)
+        command.add_argument("--trace", action="store_true", help="log every message")
+        command.add_argument(
+            "--ready-fd", type=int, metavar="FD", help="write a line here once ready"
+        )
+
+    server = add("server", _serve, "Run one server until TERM.")
+    add_process(server, "the server's name in the roster", None)
+    server.add_argument("--workers", type=_count, default=8, metavar="N", help="(default 8)")
+
+    client = add("client", _run_client, "Run one client's share of an experiment.")
+    add_process(client, "the client's name (default: this host's)", platform.node())
+    add_key_range(client)
+    client.add_argument("--threads", type=_count, default=8, metavar="N", help="(default 8)")
+    client.add_argument(
+        "--key-size", type=_count, default=4, metavar="N", help="letters in a key (default 4)"
+    )
+    client.add_argument(
+        "--get-ratio", type=_ratio, default=0.6, metavar="R", help="share of gets (default 0.6)"
+    )
+    length = client.add_mutually_exclusive_group()
+    length.add_argument("--commands", type=_count, metavar="N", help="end after N a thread")
+    length.add_argument(
+        "--duration", type=_seconds, default=10.0, metavar="S", help="end after S s (default 10)"
+    )
+    client.add_argument("--seed", type=int, metavar="N", help="same seed, same commands")
+    client.add_argument("--profile", choices=sorted(PROFILES), default="classic")
+    client.add_argument("--results", required=True, type=Path, metavar="FILE")
+    client.add_argument(
+        "--start-file", type=Path, metavar="FILE", help="wait for this file and the time in it"
+    )
+    client.add_argument(
+        "--progress", type=Path, metavar="FILE", help="write the figures so far here"
+    )
+
+    for name, text in (
+        ("get", "Print a key's value; exit code 1 if it has none."),
+        ("put", "Set a key's value."),
+        ("delete", "Remove a key's value; exit code 1 if it had none."),
+    ):
+        command = add(name, _run_command, text)
+        command.add_argument("key")
+        if name == "put":
+            command.add_argument("value")
+        add_key_range(command)
+
+    add("ping", _ping, "Connect to every server; print each round trip as JSON.")
+    status = add("status", _status, "Print one server's figures as JSON.")
+    status.add_argument("--name", required=True, help="the server's name in the roster")
+    add("verify", _verify, "Compare all replicas; print what differs as JSON.")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        why = f"{text!r} is not a number from 1 on"
+        raise argparse.ArgumentTypeError(why)
+    return int(text)
+
+
+def _number(text: str, low: float, high: float, expected: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not low <= number <= high:
+        why = f"{text!r} is not {expected}"
+        raise argparse.ArgumentTypeError(why)
+    return number
+
+
+def _ratio(text: str) -> float:
+    return _number(text, 0, 1, "a number from 0 to 1")
+
+
+def _seconds(text: str) -> float:
+    return _number(text, math.ulp(0.0), sys.float_info.max, "a positive number of seconds")
+
+
+def _on_term(act: Callable[[], None]) -> None:
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        act()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+
+
+def _say_ready(descriptor: int | None) -> None:
+    if descriptor is not None:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as pipe:
+            pipe.write("ready\n")
+
+
+def _end_on_thread_failure(logger: logging.Logger) -> None:
+    """Let no thread die alone: a process that lost one serves nobody well."""
+
+    def end(failure: threading.ExceptHookArgs) -> None:
+        logger.critical("thread failed", exc_info=failure.exc_value)
+        os._exit(EXIT_FAILED)
+
+    threading.excepthook = end
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    _end_on_thread_failure(log.set_up(f"server {arguments.name}"))
+    stop = threading.Event()
+    servers = roster.load(arguments.roster)
+    server = Server(servers, arguments.name, arguments.workers, trace=arguments.trace)
+    _on_term(stop.set)
+    _say_ready(arguments.ready_fd)
+    server.serve(stop)
+    return 0
+
+
+def _run_client(arguments: argparse.Namespace) -> int:
+    _end_on_thread_failure(log.set_up(f"client {arguments.name}"))
+    parameters = Parameters(
+        threads=arguments.threads,
+        key_size=arguments.key_size,
+        key_range=arguments.key_range,
+        get_ratio=arguments.get_ratio,
+        commands=arguments.commands,
+        duration_s=None if arguments.commands else arguments.duration,
+        seed=secrets.randbits(32) if arguments.seed is None else arguments.seed,
+        profile=arguments.profile,
+    )
+    if not arguments.results.parent.is_dir():
+        why = f"--results {arguments.results}: there is no folder {arguments.results.parent}"
+        raise ConfigurationError(why)
+    servers = roster.load(arguments.roster)
+    client = ClientProcess(servers, arguments.name, parameters, trace=arguments.trace)
+    client.connect()
+    _on_term(client.stop)
+    _say_ready(arguments.ready_fd)
+    start_unix_s = time.time() + _START_DELAY_S
+    if arguments.start_file:
+        start_unix_s = client.wait_for_start(arguments.start_file)
+
+    def report(progress: dict[str, object]) -> None:
+        if arguments.progress:
+            with suppress(OSError):  # what is shown meanwhile is no reason to end
+                write_json(arguments.progress, progress)
+
+    record = client.run(start_unix_s, report)
+    record.write(arguments.results)
+    return EXIT_FAILED if record.lost or record.errors else 0
+
+
+def _run_command(arguments: argparse.Namespace) -> int:
+    key = os.fsencode(arguments.key)
+    with Client(arguments.roster, key_range=arguments.key_range) as client:
+        match arguments.command:
+            case "get":
+                value = client.get(key)
+                if value is not None:
+                    sys.stdout.buffer.write(value + b"\n")
+                    return 0
+            case "delete":
+                if client.delete(key):
+                    return 0
+            case "put":
+                client.put(key, os.fsencode(arguments.value))
+                return 0
+    print(f"key {arguments.key!r} has no value", file=sys.stderr)
+    return EXIT_NOT_FOUND
+
+
+def _ping(arguments: argparse.Namespace) -> int:
+    """Shake hands with every server; one that does not answer has `error` instead of a time."""
+    servers = roster.load(arguments.roster)
+    answers: dict[str, dict[str, object]] = {}
+    for server in servers.servers:
+        begin_s = time.perf_counter()
+        try:
+            with observe(servers, server.name):
+                elapsed_s = time.perf_counter() - begin_s
+                answers[server.name] = {"handshake_ms": round(elapsed_s * 1e3, 3)}
+        except RdhtError as error:
+            answers[server.name] = {"error": str(error)}
+    print(json.dumps(answers))
+    return EXIT_FAILED if any("error" in answer for answer in answers.values()) else 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    with observe(roster.load(arguments.roster), arguments.name) as connection:
+        connection.send(encode(Message(Status.STATS)))
+        print(json.dumps(read_json(connection.receive())))
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    """Read every server's keys, versions and value hashes, and compare each key's replicas."""
+    servers = roster.load(arguments.roster)
+    held: dict[str, dict[bytes, Digest]] = {}
+    key_range = 0
+    for server in servers.servers:
+        held[server.name] = {}
+        with observe(servers, server.name) as connection:
+            key_range = key_range or connection.welcome["key_range"]
+            while True:
+                connection.send(encode(Message(Status.SCAN)))
+                page = connection.receive().value
+                if not page:
+                    break
+                held[server.name].update(scan.unpack_page(page))
+    ring = Ring(servers, key_range or DEFAULT_KEY_RANGE)
+    differing = [
+        {"key": key.decode(errors="backslashreplace"), "servers": concerned}
+        for key, concerned in scan.differing_keys(held, ring)
+    ]
+    keys = len(set().union(*held.values()))
+    print(json.dumps({"keys": keys, "key_range": key_range, "differing": differing}))
+    return EXIT_FAILED if differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

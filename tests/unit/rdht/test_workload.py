@@ -1,0 +1,247 @@
+import threading
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rdht import records
+from rdht.coordinator import Command
+from rdht.errors import ConfigurationError, ConnectError, DeadlineError
+from rdht.messages import Operation
+from rdht.participant import Entry
+from rdht.roster import Roster
+from rdht.server import Server
+from rdht.workload import START_TIMEOUT_S, ClientProcess, Parameters, classic_commands
+
+BASE: dict[str, Any] = {
+    "threads": 3,
+    "key_size": 2,
+    "key_range": 100,
+    "get_ratio": 0.6,
+    "commands": 40,
+    "duration_s": None,
+    "seed": 7,
+    "profile": "classic",
+}
+
+
+def parameters(**changed: Any) -> Parameters:
+    return Parameters(**{**BASE, **changed})
+
+
+def first(count: int, client: str = "c1", thread: int = 0, **changed: Any) -> list[Command]:
+    return list(islice(classic_commands(parameters(**changed), client, thread), count))
+
+
+def ignore(_progress: dict[str, object]) -> None:
+    """Report nothing."""
+
+
+def test_the_same_seed_client_and_thread_give_the_same_commands() -> None:
+    assert first(100) == first(100)
+
+
+def test_another_seed_client_or_thread_gives_other_commands() -> None:
+    runs = [first(20), first(20, seed=8), first(20, client="c2"), first(20, thread=1)]
+    assert len(set(map(tuple, runs))) == len(runs)
+
+
+def test_the_classic_mix_gets_as_often_as_asked_and_else_adds() -> None:
+    commands = first(5000, key_size=3)
+    gets = [command for command in commands if command.operation is Operation.GET]
+    adds = [command for command in commands if command.operation is Operation.ADD]
+    assert len(gets) + len(adds) == 5000
+    assert len(gets) / 5000 == pytest.approx(0.6, abs=0.03)
+    assert {len(command.key) for command in commands} == {3}
+    assert set(b"".join(command.key for command in commands)) == set(b"abcdefghijklmnopqrstuvwxyz")
+    assert {command.value for command in adds} == {b"%d" % number for number in range(100)}
+    assert {command.value for command in gets} == {b""}
+
+
+@pytest.mark.parametrize(("get_ratio", "operation"), [(0.0, Operation.ADD), (1.0, Operation.GET)])
+def test_a_mix_may_be_of_one_kind(get_ratio: float, operation: Operation) -> None:
+    assert {command.operation for command in first(200, get_ratio=get_ratio)} == {operation}
+
+
+def test_a_key_range_that_cannot_be_is_refused(roster: Roster) -> None:
+    with pytest.raises(ConfigurationError, match="key range 2 is below the number of servers"):
+        ClientProcess(roster, "c1", parameters(key_range=2), trace=False)
+
+
+def test_a_server_that_is_not_there_is_named_before_the_start(roster: Roster) -> None:
+    with pytest.raises(ConnectError, match="server s0 at "):
+        ClientProcess(roster, "c1", parameters(), trace=False).connect()
+
+
+def test_a_run_of_counted_commands_records_each_of_them(
+    roster: Roster, servers: dict[str, Server], check_replicas: Callable[[], dict[bytes, Entry]]
+) -> None:
+    client = ClientProcess(roster, "c1", parameters(), trace=False)
+    client.connect()
+    start_unix_s = time.time() + 0.05
+    record = client.run(start_unix_s, ignore)
+    assert (record.client, record.profile) == ("c1", "classic")
+    assert record.parameters == BASE
+    assert record.started_unix_s == start_unix_s
+    assert not record.interrupted
+    assert not record.lost
+    assert not record.errors
+    assert [thread.thread for thread in record.threads] == [0, 1, 2]
+    expected: dict[bytes, set[bytes]] = {}
+    for thread in record.threads:
+        commands = first(40, thread=thread.thread)
+        gets = sum(command.operation is Operation.GET for command in commands)
+        assert (thread.gets, thread.puts) == (gets, 40 - gets)
+        assert thread.succeeded + thread.not_found + thread.already_there == 40
+        assert (thread.aborted, thread.unknown) == (0, 0)
+        assert (thread.latency_get.total, thread.latency_put.total) == (gets, 40 - gets)
+        assert sum(thread.completed) == 40
+        assert thread.connections == 3
+        # A handshake for each connection, 4 messages out and 4 back for each command, and
+        # the same or less again for each attempt that met a lock.
+        assert thread.messages_sent == thread.messages_received
+        assert 0 <= thread.messages_sent - (3 + 4 * 40) <= 4 * thread.conflicts
+        assert 0 <= thread.started_s <= thread.ended_s
+        for command in commands:
+            if command.operation is Operation.ADD:
+                expected.setdefault(command.key, set()).add(command.value)
+    table = check_replicas()
+    assert set(table) == set(expected)
+    for key, entry in table.items():
+        assert entry.version == 1
+        assert entry.value in expected[key]
+
+
+def test_the_bytes_that_a_run_counts_are_those_that_the_servers_count(
+    roster: Roster, servers: dict[str, Server], wait_until: Callable[[Callable[[], bool]], None]
+) -> None:
+    client = ClientProcess(roster, "c1", parameters(), trace=False)
+    record = client.run(time.time(), ignore)
+    wait_until(lambda: not any(server.stats()["connections"] for server in servers.values()))
+    figures = [server.stats() for server in servers.values()]
+    sent = sum(thread.bytes_sent for thread in record.threads)
+    received = sum(thread.bytes_received for thread in record.threads)
+    assert sent == sum(figure["bytes_received"] for figure in figures)
+    assert received == sum(figure["bytes_sent"] for figure in figures)
+    messages = sum(thread.messages_sent for thread in record.threads)
+    assert messages == sum(sum(figure["messages_received"].values()) for figure in figures)
+
+
+def test_a_run_for_a_time_ends_after_it_and_reports_its_progress(
+    roster: Roster, servers: dict[str, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rdht.workload.PROGRESS_INTERVAL_S", 0.05)
+    limits = parameters(commands=None, duration_s=0.3)
+    reports: list[dict[str, Any]] = []
+    record = ClientProcess(roster, "c1", limits, trace=False).run(time.time(), reports.append)
+    for thread in record.threads:
+        assert thread.commands > 0
+        assert thread.ended_s >= 0.3
+        assert sum(thread.completed[:3]) > 0
+    assert len(reports) >= 3
+    assert [report["elapsed_s"] for report in reports[:3]] == [0.05, 0.1, 0.15]
+    counts = [report["commands"] for report in reports]
+    assert counts == sorted(counts)
+    assert 0 < counts[-1] <= sum(thread.commands for thread in record.threads)
+    assert reports[-1]["client"] == "c1"
+    assert reports[-1]["latency_us_p99"] > 0
+    assert reports[-1]["conflicts"] >= 0
+
+
+def test_a_run_that_is_stopped_ends_and_says_so(
+    roster: Roster, servers: dict[str, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rdht.workload.PROGRESS_INTERVAL_S", 0.05)
+    limits = parameters(commands=None, duration_s=60.0)
+    client = ClientProcess(roster, "c1", limits, trace=False)
+    record = client.run(time.time(), lambda _: client.stop())
+    assert record.interrupted
+    assert not record.errors
+    assert all(thread.ended_s < 30 for thread in record.threads)
+
+
+def test_a_run_that_loses_a_server_ends_and_names_it(
+    roster: Roster,
+    servers: dict[str, Server],
+    stop_server: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr("rdht.workload.PROGRESS_INTERVAL_S", 0.05)
+    limits = parameters(commands=None, duration_s=60.0)
+    client = ClientProcess(roster, "c1", limits, trace=False)
+    client.connect()
+    stopping = threading.Thread(target=stop_server, args=("s1",))
+
+    def report(_progress: dict[str, object]) -> None:
+        if not stopping.ident:
+            stopping.start()
+
+    record = client.run(time.time(), report)
+    stopping.join(10)
+    assert not stopping.is_alive()
+    assert set(record.lost) == {"s1"}
+    assert not record.interrupted
+    for thread in record.threads:
+        assert thread.ended_s < 30
+        ended = (thread.succeeded, thread.not_found, thread.already_there)
+        assert sum(ended) + thread.aborted + thread.unknown == thread.commands
+    record.write(tmp_path / "c1.json")
+    assert records.read(tmp_path / "c1.json").lost == record.lost
+
+
+def test_a_run_that_finds_its_replicas_apart_ends_and_says_so(
+    roster: Roster, servers: dict[str, Server]
+) -> None:
+    for number in range(26):
+        servers["s0"].participant.table[b"%c" % (97 + number)] = Entry(b"lone", 1)
+    limits = parameters(threads=1, key_size=1)
+    record = ClientProcess(roster, "c1", limits, trace=False).run(time.time(), ignore)
+    (error,) = record.errors
+    assert "hold different copies of key" in error
+    assert not record.lost
+
+
+def test_the_start_is_waited_for_and_read(roster: Roster, tmp_path: Path) -> None:
+    client = ClientProcess(roster, "c1", parameters(), trace=False)
+    path = tmp_path / "start.json"
+    writer = threading.Timer(0.05, records.write_json, (path, {"start_unix_s": 123.5}))
+    writer.start()
+    assert client.wait_for_start(path) == 123.5
+    writer.join()
+
+
+def test_a_start_that_nobody_gives_is_not_waited_for_for_ever(
+    roster: Roster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rdht.workload.START_TIMEOUT_S", 0.05)
+    client = ClientProcess(roster, "c1", parameters(), trace=False)
+    with pytest.raises(DeadlineError):
+        client.wait_for_start(tmp_path / "start.json")
+
+
+def test_a_client_that_is_stopped_does_not_wait_for_the_start(
+    roster: Roster, tmp_path: Path
+) -> None:
+    client = ClientProcess(roster, "c1", parameters(), trace=False)
+    client.stop()
+    begin_s = time.monotonic()
+    with pytest.raises(DeadlineError):
+        client.wait_for_start(tmp_path / "start.json")
+    assert time.monotonic() - begin_s < START_TIMEOUT_S / 10
+
+
+def test_a_late_start_is_recorded_as_late(roster: Roster, servers: dict[str, Server]) -> None:
+    client = ClientProcess(roster, "c1", parameters(threads=1, commands=1), trace=False)
+    record = client.run(time.time() - 5.0, ignore)
+    assert record.threads[0].started_s >= 5.0
+
+
+@pytest.mark.parametrize("off_s", [-2 * START_TIMEOUT_S, 2 * START_TIMEOUT_S])
+def test_a_start_far_from_now_is_refused(roster: Roster, off_s: float) -> None:
+    client = ClientProcess(roster, "c1", parameters(), trace=False)
+    with pytest.raises(ConfigurationError, match="clock"):
+        client.run(time.time() + off_s, ignore)
