@@ -1,0 +1,1 @@
+"""The operator's library: inventory, connections, fan-out, releases, runs."""

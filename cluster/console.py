@@ -1,0 +1,207 @@
+"""What a person sees: tables, progress bars, the merged log. With --json all of it on stderr."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+_FILE_COLUMNS = 160  # where there is no terminal to fit
+_COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
+
+
+class Screen:
+    """The terminal of one task."""
+
+    def __init__(self, *, json: bool = False) -> None:
+        """Write to stdout, or with `json` leave that to one document."""
+        self.json = json
+        self.planning = False  # on a dry run: nothing that is told has happened
+        self.console = Console(stderr=json, highlight=False, emoji=False)
+        if not self.console.is_terminal:
+            self.console.width = _FILE_COLUMNS
+
+    def title(self, text: str) -> None:
+        """Say which cluster a task acts on."""
+        self.console.print(f"[bold]{escape(text)}[/]")
+
+    def note(self, text: str) -> None:
+        """Say one thing."""
+        self.console.print(escape(text))
+
+    def done(self, text: str) -> None:
+        """Say what has been reached, unless this is a dry run."""
+        if not self.planning:
+            self.note(text)
+
+    def warn(self, text: str) -> None:
+        """Say one thing that is not as it should be."""
+        self.console.print(f"[yellow]{escape(text)}[/]")
+
+    def plan(self, step: str, host: str, text: str) -> None:
+        """Say what a step would run on a host."""
+        self.console.print(
+            f"[dim]would[/] {escape(step)} on [bold]{host}[/]: {escape(text)}", soft_wrap=True
+        )
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Show rows; numbers stand on the right, columns without any value are named below."""
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        shown, empty = [], []
+        for index, column in enumerate(columns):
+            values = [row[index] for row in rows if row[index] is not None]
+            if not values and rows:
+                empty.append(column)
+                continue
+            numeric = all(isinstance(value, int | float) for value in values)
+            table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+            shown.append(index)
+        for row in rows:
+            table.add_row(*(escape(_cell(row[index])) for index in shown))
+        self.console.print(table)
+        if empty:
+            self.console.print(f"[dim]not available: {', '.join(empty)}[/]")
+
+    @contextmanager
+    def transfer(self, what: str, sizes: dict[str, int]) -> Iterator[Callable[[str, int], None]]:
+        """Show a bar a host while bytes move; yields a function to call with host and size."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+        )
+        with self._progress(*columns) as progress:
+            tasks = {
+                host: progress.add_task(f"{what} {host}", total=size)
+                for host, size in sizes.items()
+            }
+            yield lambda host, size: progress.advance(tasks[host], size)
+
+    @contextmanager
+    def running(self, hosts: Sequence[str], duration_s: float | None) -> Iterator["RunView"]:
+        """Show a line a host while clients run."""
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[figures]}"),
+        )
+        with self._progress(*columns) as progress:
+            yield RunView(progress, hosts, duration_s)
+
+    def _progress(self, *columns: ProgressColumn) -> Progress:
+        quiet = not self.console.is_terminal
+        return Progress(*columns, console=self.console, transient=True, disable=quiet)
+
+    def log_line(self, hosts: Sequence[str], host: str, log: str, line: str) -> None:
+        """Show a line of a host's log in the host's colour."""
+        colour = _COLOURS[list(hosts).index(host) % len(_COLOURS)]
+        self.console.print(
+            f"[{colour}]{host:>5} {log:<8}[/] {escape(_printable(line))}", soft_wrap=True
+        )
+
+
+class RunView:
+    """The progress of a run, a line a host."""
+
+    def __init__(self, progress: Progress, hosts: Sequence[str], duration_s: float | None) -> None:
+        """Show the hosts; a bar fills in `duration_s`, or pulses if that is None."""
+        self._progress = progress
+        self._last: dict[str, tuple[float, int]] = {}
+        self._tasks = {
+            host: progress.add_task(host, total=duration_s, figures="starting") for host in hosts
+        }
+
+    def update(self, host: str, clients: list[dict[str, Any]]) -> None:
+        """Show what a host's clients report: totals so far, of which the rate is made."""
+        if not clients:
+            return
+        elapsed_s = max(client["elapsed_s"] for client in clients)
+        commands = sum(client["commands"] for client in clients)
+        conflicts = sum(client["conflicts"] for client in clients)
+        p99_ms = max(client["latency_us_p99"] or 0 for client in clients) / 1000
+        last_s, last_commands = self._last.get(host, (0.0, 0))
+        if elapsed_s > last_s:
+            self._last[host] = (elapsed_s, commands)
+            rate = (commands - last_commands) / (elapsed_s - last_s)
+            figures = f"{rate:>8,.0f} commands/s  {conflicts:>6,} conflicts  p99 {p99_ms:>7.1f} ms"
+            self._progress.update(self._tasks[host], completed=elapsed_s, figures=figures)
+
+
+def print_json(text: str) -> None:
+    """Write the one document of --json."""
+    sys.stdout.write(text + "\n")
+
+
+def _printable(text: str) -> str:
+    """Return a text from elsewhere without what would steer the terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    return str(value)
+
+
+def show_summary(screen: Screen, summary: dict[str, Any], hosts: list[dict[str, Any]]) -> None:
+    """Show an assembled run: a row a host, and below it the cluster as a whole."""
+    columns = {
+        "host": "host",
+        "threads": "threads",
+        "commands": "commands",
+        "throughput_per_s": "commands/s",
+        "latency_us_p50": "p50 µs",
+        "latency_us_p90": "p90 µs",
+        "latency_us_p99": "p99 µs",
+        "latency_us_p999": "p99.9 µs",
+        "latency_us_max": "max µs",
+        "conflicts": "conflicts",
+        "aborted": "aborted",
+        "unknown": "unknown",
+    }
+    latency = {f"latency_us_{name}": value for name, value in summary["latency_us"].items()}
+    cluster = {**summary, **latency, "host": "cluster"}
+    screen.table(
+        list(columns.values()), [[row[name] for name in columns] for row in [*hosts, cluster]]
+    )
+    screen.note(
+        f"{summary['servers']} servers · {summary['clients']} clients"
+        f" · {summary['threads']} threads · {summary['connections']} connections"
+        f" · {summary['profile']} profile · all ran together for {summary['duration_s']} s"
+    )
+    if missing := summary["missing_clients"]:
+        screen.warn(f"no results of client {', '.join(missing)}: not in these figures")
+    if summary["interrupted"]:
+        screen.warn("the run was interrupted before its end")
+    for client, lost in summary["lost"].items():
+        for server, why in lost.items():
+            screen.warn(f"{client} lost server {server}: {why}")
+    for error in summary["errors"]:
+        screen.warn(error)
+    if replicas := summary["replicas"]:
+        differing = len(replicas["differing"])
+        verdict = f"{differing} DIFFER" if differing else "equal on both replicas"
+        screen.note(f"{replicas['keys']:,} keys, {verdict}")

@@ -1,0 +1,76 @@
+"""The options of an experiment, as they are typed and as `python -m rdht client` takes them."""
+
+import math
+import secrets
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from cluster.errors import UsageError
+from cluster.roster import check_placement
+from rdht.limits import MAX_KEY_BYTES
+from rdht.profiles import PROFILES
+from rdht.roster import DEFAULT_KEY_RANGE, Roster
+
+_KEY_SIZES = f"a number from 1 to {MAX_KEY_BYTES}"
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class ClientOptions:
+    """What every client is started with; each field is an option of `run` and `start-clients`."""
+
+    threads: int = _option(8, "threads of each client")
+    key_size: int = _option(4, "letters in a key")
+    key_range: int = _option(DEFAULT_KEY_RANGE, "buckets that are shared out over the servers")
+    get_ratio: float = _option(0.6, "share of gets, 0 to 1")
+    commands: int = _option(0, "end after so many commands a thread (default: by --duration)")
+    duration: float = _option(10.0, "end after so many seconds")
+    seed: int | None = _option(None, "same seed, same commands (default: a new one)")
+    profile: str = _option("classic", f"how the protocol is spoken: {', '.join(sorted(PROFILES))}")
+    trace: bool = _option(False, "log every message")
+
+    @property
+    def duration_s(self) -> float | None:
+        """How long the clients run; None if they end after a number of commands."""
+        return None if self.commands else self.duration
+
+    def checked(self, servers: Roster) -> "ClientOptions":
+        """Return the options with a seed; UsageError names a wrong option, and what is right."""
+        for option, value, right, expected in (
+            ("threads", self.threads, self.threads >= 1, "a number from 1 on"),
+            ("key-size", self.key_size, 1 <= self.key_size <= MAX_KEY_BYTES, _KEY_SIZES),
+            ("commands", self.commands, self.commands >= 0, "a number from 1 on"),
+            ("get-ratio", self.get_ratio, 0 <= self.get_ratio <= 1, "a number from 0 to 1"),
+            (
+                "duration",
+                self.duration,
+                0 < self.duration < math.inf,
+                "a positive number of seconds",
+            ),
+            ("profile", self.profile, self.profile in PROFILES, " or ".join(sorted(PROFILES))),
+            ("seed", self.seed, self.seed is None or str(self.seed).isdecimal(), "a whole number"),
+        ):
+            if not right:
+                why = f"--{option} {value} is not {expected}"
+                raise UsageError(why)
+        check_placement(servers, self.key_range)
+        return replace(self, seed=secrets.randbits(32) if self.seed is None else int(self.seed))
+
+    def argv(self, name: str, stem: str, roster: str) -> list[str]:
+        """Return the command line of one client, whose files have the given stem."""
+        length = ["--commands", self.commands] if self.commands else ["--duration", self.duration]
+        words = [
+            "client",
+            *("--roster", roster, "--name", name, "--profile", self.profile),
+            *("--threads", self.threads, "--key-size", self.key_size),
+            *("--key-range", self.key_range, "--get-ratio", self.get_ratio),
+            *length,
+            *("--seed", self.seed, "--start-file", "start.json"),
+            *("--results", stem.replace("client", "results") + ".json"),
+            *("--progress", f"{stem}.progress.json"),
+            *(["--trace"] if self.trace else []),
+        ]
+        return [str(word) for word in words]

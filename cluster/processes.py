@@ -1,0 +1,221 @@
+"""Servers and clients on the hosts: start, wait, stop, ask."""
+
+import time
+from typing import Any
+
+from cluster.errors import ClusterError, HostError
+from cluster.fanout import Results
+from cluster.inventory import Host
+from cluster.operator import Operator
+from cluster.options import ClientOptions
+from cluster.remote import Call
+from cluster.roster import roster
+from cluster.runs import Run
+
+READY_TIMEOUT_S = 20.0
+START_DELAY_S = 1.0  # at least this long after the barrier opens, and
+START_DELAY_STEPS = 3  # as long as so many steps take, so that all hosts know the instant before
+STOP_TIMEOUT_S = 30.0
+ROSTER_FILE = "roster.json"
+_NO_ANSWER: dict[str, Any] = {"current": "release", "processes": []}
+
+
+def running(operator: Operator) -> dict[str, list[dict[str, Any]]]:
+    """Return the processes of this cluster that run on each host; every host must answer."""
+    answers = operator.each("status", Call("processes.status"), preview=_NO_ANSWER).require()
+    return {host: answer["processes"] for host, answer in answers.items()}
+
+
+def current_release(operator: Operator) -> str:
+    """Return the release that is current on all hosts; ClusterError if they differ or lack one."""
+    answers = operator.each("status", Call("processes.status"), preview=_NO_ANSWER).require()
+    current = {host: answer["current"] for host, answer in answers.items()}
+    names = set(current.values())
+    if len(names) == 1 and None not in names:
+        return str(names.pop())
+    rows = ", ".join(f"{host} {release or 'none'}" for host, release in current.items())
+    why = f"the hosts do not have one release in common ({rows}): run fab deploy"
+    raise ClusterError(why)
+
+
+def server_run(operator: Operator) -> tuple[str, str] | None:
+    """Return run and release of the servers if all that the inventory names run; None if none do.
+
+    Raises ClusterError if only some of them run, or of different runs.
+    """
+    found = running(operator)
+    servers = {
+        (row["name"], host): row
+        for host, rows in found.items()
+        for row in rows
+        if row["role"] == "server"
+    }
+    if not servers:
+        return None
+    missing = [
+        server.name
+        for server in roster(operator.cluster).servers
+        if (server.name, server.host) not in servers
+    ]
+    runs = {(str(row["run"]), str(row["release"])) for row in servers.values()}
+    if missing or len(runs) > 1:
+        lacks = (
+            f"server {', '.join(missing)} does not run"
+            if missing
+            else "servers of several runs are mixed"
+        )
+        why = f"{lacks}: run fab stop, then fab start-servers"
+        raise ClusterError(why)
+    return runs.pop()
+
+
+def start_servers(operator: Operator, run: Run, workers: int, *, trace: bool) -> None:
+    """Start every server of the run; all answer from every host in the end, or none is left."""
+    document = roster(operator.cluster).to_json()
+
+    def call(host: Host) -> Call:
+        names = host.process_names(host.servers_per_host)
+        more = ["--workers", str(workers), *(["--trace"] if trace else [])]
+        argvs = {name: ["server", "--roster", ROSTER_FILE, "--name", name, *more] for name in names}
+        return _start_call(run, {ROSTER_FILE: document}, "server", argvs)
+
+    try:
+        operator.each("start server", call, preview={}).require()
+        ask_everywhere(operator, run, ["ping", "--roster", ROSTER_FILE])
+    except BaseException:
+        _take_back(operator, "server")
+        raise
+
+
+def ask_everywhere(operator: Operator, run: Run, argv: list[str]) -> None:
+    """Have every host reach every server; HostsFailedError says which host does not reach which."""
+    call = Call(
+        "processes.ask", {"run": run.name, "release": run.manifest["release"], "argv": argv}
+    )
+    results = operator.each("ping", call, preview={})
+    for host, answers in list(results.values.items()):
+        lost = [answer["error"] for answer in answers.values() if "error" in answer]
+        if lost:
+            results.failures[host] = HostError("; ".join(lost))
+    results.require()
+
+
+def start_clients(operator: Operator, run: Run, options: ClientOptions) -> None:
+    """Start every client, wait until all are connected, and let all begin at one instant."""
+
+    def call(host: Host) -> Call:
+        names = host.process_names(host.clients_per_host)
+        argvs = {
+            name: options.argv(name, stem, ROSTER_FILE) for name, stem in _stems("client", names)
+        }
+        return _start_call(run, {}, "client", argvs)
+
+    try:
+        operator.each("start client", call, preview={}).require()
+        asked_s = time.monotonic()
+        clocks = operator.each("status", Call("processes.status"), preview={"clock_offset_s": 0.0})
+        offsets = {host: answer["clock_offset_s"] for host, answer in clocks.require().items()}
+        delay_s = max(START_DELAY_S, START_DELAY_STEPS * (time.monotonic() - asked_s))
+        begin_unix_s = time.time() + delay_s
+        operator.each(
+            "go",
+            lambda host: Call(
+                "processes.go",
+                {"run": run.name, "start_unix_s": begin_unix_s + offsets[host.name]},
+            ),
+            preview={},
+        ).require()
+    except BaseException:
+        _take_back(operator, "client")
+        raise
+
+
+def wait_for_clients(
+    operator: Operator, run: Run, duration_s: float | None
+) -> tuple[list[str], dict[str, HostError]]:
+    """Show the clients' progress until all have ended.
+
+    Returns a line for each process that died, and the hosts that could not be asked.
+    """
+    names = [host.name for host in operator.cluster.hosts if host.clients_per_host]
+    watch = Call("processes.watch", {"run": run.name}, timeout_s=None)
+    with operator.screen.running(names, duration_s) as view:
+
+        def report(host: str, document: dict[str, Any]) -> None:
+            view.update(host, document["progress"])
+
+        watched = operator.each("watch", watch, preview={}, report=report)
+    status = Call("processes.status", {"run": run.name})
+    ended = operator.each("status", status, preview=_NO_ANSWER)
+    deaths = [
+        f"{host}: {row['role']} {row['name']} died; {_last_words(row['tail'])}"
+        for host, answer in ended.values.items()
+        for row in answer["processes"]
+        if not (row["alive"] or row["stopped"] or row["result"])
+    ]
+    return deaths, watched.failures | ended.failures
+
+
+def _last_words(tail: list[str]) -> str:
+    return f"the last line of its log: {tail[-1]}" if tail else "its log is empty"
+
+
+def stop(operator: Operator, roles: list[str]) -> Results:
+    """Stop clients first, then servers, on all hosts; a host's value is what it stopped."""
+    both = Results("stop")
+    for role in sorted(roles):  # "client" sorts before "server"
+        call = Call("processes.stop", {"roles": [role]}, timeout_s=STOP_TIMEOUT_S)
+        results = operator.each(f"stop {role}", call, preview={"stopped": [], "killed": []})
+        for host, answer in results.values.items():
+            both.values.setdefault(host, []).extend(answer["stopped"])
+        both.failures |= results.failures
+    return both
+
+
+def verify(operator: Operator, run: Run) -> dict[str, Any]:
+    """Compare all replicas, asking the first host to; return what `rdht verify` found."""
+    call = Call(
+        "processes.ask",
+        {
+            "run": run.name,
+            "release": run.manifest["release"],
+            "argv": ["verify", "--roster", ROSTER_FILE],
+        },
+        timeout_s=120.0,
+    )
+    preview = {"keys": 0, "key_range": 0, "differing": []}
+    first = operator.cluster.hosts[:1]
+    answers = operator.each("compare replicas", call, preview=preview, hosts=first)
+    found: dict[str, Any] = answers.require()[first[0].name]
+    return found
+
+
+def _take_back(operator: Operator, role: str) -> None:
+    """Stop what a failed start has started; say where that did not work."""
+    left = stop(operator, [role]).failures
+    for host, why in left.items():
+        operator.screen.warn(f"{host}: a {role} may still run: {why}")
+    if not left:
+        operator.screen.note(f"No {role} is left running.")
+
+
+def _start_call(run: Run, files: dict[str, Any], role: str, argvs: dict[str, list[str]]) -> Call:
+    stems = dict(_stems(role, list(argvs)))
+    arguments = {
+        "run": run.name,
+        "release": run.manifest["release"],
+        "files": files,
+        "processes": [
+            {"name": name, "role": role, "file": stems[name], "argv": argv}
+            for name, argv in argvs.items()
+        ],
+        "ready_timeout_s": READY_TIMEOUT_S,
+    }
+    return Call("processes.start", arguments, timeout_s=READY_TIMEOUT_S + STOP_TIMEOUT_S)
+
+
+def _stems(role: str, names: list[str]) -> list[tuple[str, str]]:
+    """Return each process's name with the stem of its files: server, or server.0 and so on."""
+    if len(names) == 1:
+        return [(names[0], role)]
+    return [(name, f"{role}.{number}") for number, name in enumerate(names)]

@@ -1,0 +1,244 @@
+"""What a person sees, and what --json leaves on stdout."""
+
+import json
+from typing import Any
+
+import pytest
+
+from cluster.console import Screen, print_json, show_summary
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def cells(line: str) -> list[str]:
+    return line.split()
+
+
+def test_a_table_shows_a_row_a_host(capsys: Capture) -> None:
+    Screen().table(["host", "keys"], [["pi1", 12345], ["pi2", 7]])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert [cells(line) for line in lines if "─" not in line] == [
+        ["host", "keys"],
+        ["pi1", "12,345"],
+        ["pi2", "7"],
+    ]
+    assert lines[-2].rstrip().endswith("12,345")
+    assert len(lines[-1].rstrip()) == len(lines[-2].rstrip()), "numbers stand on the right"
+
+
+def test_columns_without_any_value_are_named_below(capsys: Capture) -> None:
+    columns = ["host", "governor", "throttled", "keys"]
+    Screen().table(columns, [["pi1", None, None, None], ["pi2", None, None, 5]])
+    out = capsys.readouterr().out
+    assert "not available: governor, throttled" in out
+    lines = [cells(line) for line in out.splitlines() if line.strip() and "─" not in line]
+    assert lines[0] == ["host", "keys"]
+    assert lines[1] == ["pi1", "-"]
+    assert lines[2] == ["pi2", "5"]
+
+
+def test_a_zero_an_empty_text_and_a_no_are_values(capsys: Capture) -> None:
+    Screen().table(["zero", "text", "truth"], [[0, "", False]])
+    out = capsys.readouterr().out
+    assert "not available" not in out
+    assert ["0", "no"] in [cells(line) for line in out.splitlines()]
+
+
+def test_a_table_without_rows_still_has_its_columns(capsys: Capture) -> None:
+    Screen().table(["key", "servers"], [])
+    out = capsys.readouterr().out
+    assert "key" in out
+    assert "servers" in out
+    assert "not available" not in out
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(1234567, "1,234,567"), (1234.56, "1,234.6"), (True, "yes"), (False, "no"), ("x", "x")],
+)
+def test_values_are_shown_as_a_person_reads_them(
+    capsys: Capture, value: object, shown: str
+) -> None:
+    Screen().table(["value"], [[value]])
+    assert shown in capsys.readouterr().out.split()
+
+
+TEXTS = ["[bold]no markup[/]", "[/] [red", "list[int]", "fe80::a:b:1"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("how", ["title", "note", "warn", "plan", "log_line", "table"])
+def test_a_text_is_shown_as_it_is(capsys: Capture, how: str, text: str) -> None:
+    screen = Screen()
+    match how:
+        case "plan":
+            screen.plan("stage", "pi1", text)
+        case "log_line":
+            screen.log_line(["pi1"], "pi1", "server", text)
+        case "table":
+            screen.table(["text"], [[text]])
+        case _:
+            getattr(screen, how)(text)
+    assert text in capsys.readouterr().out
+
+
+def test_a_long_line_of_a_log_stays_one_line(capsys: Capture) -> None:
+    line = "word " * 200 + "end"
+    Screen().log_line(["pi1", "pi2"], "pi2", "client.0", line)
+    (shown,) = capsys.readouterr().out.splitlines()
+    assert shown.endswith(line)
+    assert shown.split()[:2] == ["pi2", "client.0"]
+
+
+def use_everything(screen: Screen) -> None:
+    screen.title("cluster lab")
+    screen.note("a note")
+    screen.warn("a warning")
+    screen.plan("stage", "pi1", "something")
+    screen.table(["a", "b"], [[1, None]])
+    screen.log_line(["pi1"], "pi1", "server", "a line")
+    with screen.transfer("push", {"pi1": 10}) as sent:
+        sent("pi1", 10)
+    with screen.running(["pi1"], 10.0) as view:
+        view.update("pi1", [progress(1.0, 10)])
+
+
+def progress(elapsed_s: float, commands: int) -> dict[str, Any]:
+    return {
+        "elapsed_s": elapsed_s,
+        "commands": commands,
+        "conflicts": 2,
+        "latency_us_p99": 1500,
+    }
+
+
+def test_with_json_only_the_document_is_on_stdout(capsys: Capture) -> None:
+    document = {"text": "é [bold] :x:", "number": 1}
+    use_everything(Screen(json=True))
+    print_json(json.dumps(document))
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == document
+    for text in ("cluster lab", "a note", "a warning", "something", "not available: b", "a line"):
+        assert text in captured.err
+
+
+def test_without_json_nothing_is_on_stderr(capsys: Capture) -> None:
+    use_everything(Screen())
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "cluster lab" in captured.out
+
+
+def test_no_bar_moves_where_there_is_no_terminal(capsys: Capture) -> None:
+    screen = Screen()
+    with screen.transfer("push", {"pi1": 10}) as sent:
+        sent("pi1", 10)
+    with screen.running(["pi1"], None) as view:
+        view.update("pi1", [progress(1.0, 10)])
+    assert capsys.readouterr().out == ""
+
+
+def test_the_rate_shown_is_that_since_the_last_report() -> None:
+    with Screen().running(["pi1"], 10.0) as view:
+        shown = []
+        for clients in (
+            [],
+            [progress(1.0, 1000), progress(1.0, 500)],
+            [progress(3.0, 3000), progress(3.0, 500)],
+            [progress(3.0, 3000), progress(3.0, 500)],
+        ):
+            view.update("pi1", clients)
+            shown.append(view._progress.tasks[0].fields["figures"].split())
+    rest = ["commands/s", "4", "conflicts", "p99", "1.5", "ms"]
+    assert shown[0] == ["starting"]
+    assert shown[1] == ["1,500", *rest]
+    assert shown[2] == ["1,000", *rest]
+    assert shown[3] == shown[2]
+
+
+def test_clients_that_have_no_latency_yet_are_shown_all_the_same() -> None:
+    with Screen().running(["pi1"], None) as view:
+        view.update("pi1", [{**progress(1.0, 0), "latency_us_p99": None}])
+        assert "p99" in view._progress.tasks[0].fields["figures"]
+
+
+@pytest.fixture
+def summary() -> dict[str, Any]:
+    latency = {"p50": 400, "p90": 600, "p99": 900, "p999": 1200, "max": 5000}
+    return {
+        "threads": 16,
+        "commands": 12345,
+        "throughput_per_s": 1234.5,
+        "latency_us": latency,
+        "conflicts": 3,
+        "aborted": 0,
+        "unknown": 1,
+        "servers": 2,
+        "clients": 2,
+        "connections": 32,
+        "profile": "classic",
+        "duration_s": 10.0,
+        "missing_clients": [],
+        "interrupted": False,
+        "lost": {},
+        "errors": [],
+        "replicas": {"keys": 99, "differing": []},
+    }
+
+
+@pytest.fixture
+def host_row(summary: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **{
+            name: summary[name]
+            for name in ("threads", "commands", "conflicts", "aborted", "unknown")
+        },
+        "host": "pi1",
+        "throughput_per_s": 1240.0,
+        **{f"latency_us_{name}": value for name, value in summary["latency_us"].items()},
+    }
+
+
+def test_a_summary_has_a_row_a_host_and_one_for_the_cluster(
+    capsys: Capture, summary: dict[str, Any], host_row: dict[str, Any]
+) -> None:
+    show_summary(Screen(), summary, [host_row])
+    out = capsys.readouterr().out
+    rows = {words[0]: words for line in out.splitlines() if len(words := line.split()) == 12}
+    assert rows["pi1"][1:4] == ["16", "12,345", "1,240.0"]
+    assert rows["cluster"][1:] == [
+        *("16", "12,345", "1,234.5", "400", "600", "900", "1,200", "5,000", "3", "0", "1")
+    ]
+    assert "2 servers · 2 clients · 16 threads · 32 connections" in out
+    assert "99 keys, equal on both replicas" in out
+
+
+def test_a_summary_says_what_is_wrong_with_the_run(
+    capsys: Capture, summary: dict[str, Any], host_row: dict[str, Any]
+) -> None:
+    summary["lost"] = {"pi1: client pi1": {"pi2": "connection refused"}}
+    summary["errors"] = ["pi1: client pi1: a defect"]
+    summary["missing_clients"] = ["pi9"]
+    summary["interrupted"] = True
+    summary["replicas"]["differing"] = [{"key": "a"}]
+    show_summary(Screen(), summary, [host_row])
+    out = capsys.readouterr().out
+    assert "pi2: connection refused" in out
+    assert "a defect" in out
+    assert "pi9" in out
+    assert "interrupted" in out
+    assert "1 DIFFER" in out
+
+
+def test_a_run_whose_replicas_were_not_compared_says_nothing_of_them(
+    capsys: Capture, summary: dict[str, Any], host_row: dict[str, Any]
+) -> None:
+    summary["replicas"] = None
+    show_summary(Screen(), summary, [host_row])
+    assert "replicas" not in capsys.readouterr().out

@@ -1,0 +1,102 @@
+"""The options of an experiment: what is refused, and what reaches `python -m rdht client`."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import rdht.__main__ as rdht_main
+from cluster.errors import UsageError
+from cluster.inventory import Cluster
+from cluster.options import ClientOptions
+from cluster.roster import roster
+from rdht.profiles import PROFILES
+
+
+def test_every_option_explains_itself() -> None:
+    for option in dataclasses.fields(ClientOptions):
+        assert option.metadata["help"], option.name
+
+
+def test_the_defaults_are_right(make_cluster: Callable[..., Cluster]) -> None:
+    checked = ClientOptions().checked(roster(make_cluster()))
+    assert dataclasses.replace(checked, seed=None) == ClientOptions()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "option"),
+    [
+        ("threads", 0, "threads"),
+        ("threads", -1, "threads"),
+        ("key_size", 0, "key-size"),
+        ("key_size", 100_000, "key-size"),  # no frame holds such a key
+        ("commands", -1, "commands"),
+        ("get_ratio", -0.01, "get-ratio"),
+        ("get_ratio", 1.01, "get-ratio"),
+        ("get_ratio", math.nan, "get-ratio"),
+        ("duration", 0.0, "duration"),
+        ("duration", -1.0, "duration"),
+        ("duration", math.inf, "duration"),
+        ("duration", math.nan, "duration"),
+        ("profile", "clasic", "profile"),
+        ("seed", "many", "seed"),
+        ("seed", "1.5", "seed"),
+        ("seed", "", "seed"),
+    ],
+)
+def test_a_wrong_option_is_named_with_its_value(
+    make_cluster: Callable[..., Cluster], name: str, value: Any, option: str
+) -> None:
+    options = dataclasses.replace(ClientOptions(), **{name: value})
+    with pytest.raises(UsageError, match=rf"^--{option} {value} is not "):
+        options.checked(roster(make_cluster()))
+
+
+def test_a_key_range_below_the_number_of_servers_is_refused(
+    make_cluster: Callable[..., Cluster],
+) -> None:
+    with pytest.raises(UsageError, match="key range 2"):
+        ClientOptions(key_range=2).checked(roster(make_cluster(3)))
+
+
+def test_a_typed_seed_is_kept_and_another_is_drawn(make_cluster: Callable[..., Cluster]) -> None:
+    typed = dataclasses.replace(ClientOptions(), seed="42")  # type: ignore[arg-type]
+    assert typed.checked(roster(make_cluster())).seed == 42
+    assert ClientOptions(seed=0).checked(roster(make_cluster())).seed == 0
+    drawn = {ClientOptions().checked(roster(make_cluster())).seed for _ in range(8)}
+    assert len(drawn) > 1
+    assert None not in drawn
+
+
+def test_a_number_of_commands_wins_over_the_duration() -> None:
+    assert ClientOptions(commands=5).duration_s is None
+    assert ClientOptions(duration=2.5).duration_s == 2.5
+
+
+@given(
+    threads=st.integers(1, 100),
+    key_size=st.integers(1, 100),
+    key_range=st.integers(1, 10**9),
+    get_ratio=st.floats(0, 1),
+    commands=st.integers(0, 10**9),
+    duration=st.floats(0, 1e9, exclude_min=True),
+    seed=st.integers(0, 2**32),
+    profile=st.sampled_from(sorted(PROFILES)),
+    trace=st.booleans(),
+)
+def test_a_client_parses_its_command_line_back_to_the_options(**values: object) -> None:
+    options = ClientOptions(**values)  # type: ignore[arg-type]
+    argv = options.argv("pi1.0", "client.0", "roster.json")
+    parsed = vars(rdht_main._parser().parse_args(argv))
+    expected = {name: value for name, value in values.items() if name != "duration"}
+    expected["commands"] = options.commands or None
+    if not options.commands:
+        expected["duration"] = options.duration
+    assert {name: parsed[name] for name in expected} == expected
+    assert parsed["name"] == "pi1.0"
+    files = [str(parsed[name]) for name in ("results", "progress", "start_file", "roster")]
+    assert files == ["results.0.json", "client.0.progress.json", "start.json", "roster.json"]

@@ -1,0 +1,318 @@
+"""Releases: the bundle, and a deploy that reaches all hosts or none.
+
+The hosts are folders; what runs on them is the real node side, and a fake stands for ssh.
+"""
+
+import io
+import os
+import random
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import release
+from cluster.errors import ClusterError, HostError, HostsFailedError
+from cluster.fanout import Results
+from cluster.inventory import Cluster, Host
+from cluster.release import DEPLOYED, UNCHANGED, Release
+from cluster.remote import Call
+from rdht.node import releases
+from rdht.node.host import Folders
+
+SOURCES = {
+    "rdht/__init__.py": "",
+    "rdht/ring.py": "RING = 1\n",
+    "rdht/node/__main__.py": "print('node')\n",
+}
+BEFORE, AFTER = "before it was done", "after it was done"  # when a host fails
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a source tree; each gets its own folder."""
+    made = iter(range(100))
+
+    def write(sources: Mapping[str, str] = SOURCES, *, reverse: bool = False) -> Path:
+        root = tmp_path / f"tree{next(made)}"
+        for name in sorted(sources, reverse=reverse):
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(sources[name], encoding="utf-8")
+        return root
+
+    return write
+
+
+class FakeScreen:
+    @contextmanager
+    def transfer(self, *_: object) -> Iterator[Callable[[str, int], None]]:
+        yield lambda *_: None
+
+
+class Shelf:
+    """Stands for an Operator: hosts in folders, which can fail in a step."""
+
+    def __init__(self, cluster: Cluster, homes: Path) -> None:
+        self.cluster = cluster
+        self.screen = FakeScreen()
+        self.dry_run = False
+        self.calls: list[tuple[str, str]] = []
+        self.failing: dict[tuple[str, str], str] = {}
+        self._homes = homes
+
+    def folders(self, host: str) -> Folders:
+        folders = Folders("shelf")
+        base = self._homes / host
+        for name in ("releases", "runs", "current", "previous"):
+            setattr(folders, name, base / name)
+        folders.base = base
+        return folders
+
+    def each(
+        self,
+        step: str,
+        call: Call | Callable[[Host], Call | None],
+        *,
+        hosts: tuple[Host, ...] | None = None,
+        **_: Any,
+    ) -> Results:
+        results = Results(step)
+        for host in self.cluster.hosts if hosts is None else hosts:
+            made = call if isinstance(call, Call) else call(host)
+            if made is None:
+                continue
+            self.calls.append((step, host.name))
+            failure = self.failing.pop((step, host.name), None)
+            module, _dot, function = made.command.partition(".")
+            assert module == "releases"
+            if failure != BEFORE:
+                act = getattr(releases, function)
+                answer = act(self.folders(host.name), made.arguments, made.payload)
+                results.values[host.name] = answer
+            if failure is not None:
+                results.values.pop(host.name, None)
+                results.failures[host.name] = HostError(failure)
+        return results
+
+    def steps(self) -> list[str]:
+        """Return the steps since the last time, in order, each once."""
+        steps = list(dict.fromkeys(step for step, _ in self.calls))
+        self.calls.clear()
+        return steps
+
+    def linked(self, link: str) -> list[str | None]:
+        """Return what a link points to on each host."""
+        every = [self.folders(host.name) for host in self.cluster.hosts]
+        return [folders.linked(getattr(folders, link)) for folders in every]
+
+
+@pytest.fixture
+def shelf(make_cluster: Callable[..., Cluster], tmp_path: Path) -> Any:
+    return Shelf(make_cluster(3), tmp_path / "homes")
+
+
+@pytest.fixture
+def built(tree: Callable[..., Path]) -> list[Release]:
+    """Three releases that differ."""
+    return [
+        release.build(tree({**SOURCES, "rdht/ring.py": f"RING = {number}\n"}))
+        for number in range(3)
+    ]
+
+
+def test_the_same_tree_gives_the_same_name_and_the_same_bytes(tree: Callable[..., Path]) -> None:
+    first, second = release.build(tree()), release.build(tree())
+    assert first == second
+    assert len(first.name) == 12
+
+
+def test_times_modes_and_the_order_of_files_change_nothing(tree: Callable[..., Path]) -> None:
+    first, other = tree(), tree(reverse=True)
+    rng = random.Random(1)
+    for path in other.rglob("*"):
+        os.utime(path, (rng.randrange(10**9), rng.randrange(10**9)))
+        path.chmod(0o700)
+    assert release.build(first) == release.build(other)
+
+
+def test_a_bundle_does_not_tell_when_it_was_made(
+    tree: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tree()
+    bundles = set()
+    for moment_s in (1e9, 2e9):
+        monkeypatch.setattr("time.time", lambda moment_s=moment_s: moment_s)
+        bundles.add(release.build(root).bundle)
+    assert len(bundles) == 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param({**SOURCES, "rdht/ring.py": "RING = 2\n"}, id="one byte"),
+        pytest.param({**SOURCES, "rdht/new.py": ""}, id="one file more"),
+        pytest.param({"rdht/__init__.py": "", "rdht/ring.py": "RING = 1\n"}, id="one file less"),
+        pytest.param(
+            {("rdht/rang.py" if "ring" in name else name): text for name, text in SOURCES.items()},
+            id="another file name",
+        ),
+    ],
+)
+def test_a_change_of_the_node_side_changes_the_name(
+    tree: Callable[..., Path], changed: dict[str, str]
+) -> None:
+    assert release.build(tree()).name != release.build(tree(changed)).name
+
+
+def test_only_the_sources_of_the_node_side_count(tree: Callable[..., Path]) -> None:
+    more = {**SOURCES, "cluster/x.py": "", "rdht/__pycache__/x.pyc": "x", "rdht/notes.txt": "x"}
+    assert release.build(tree()) == release.build(tree(more))
+
+
+def test_the_bundle_holds_the_files_and_nothing_of_who_made_it(tree: Callable[..., Path]) -> None:
+    built = release.build(tree())
+    with tarfile.open(fileobj=io.BytesIO(built.bundle), mode="r:gz") as archive:
+        members = archive.getmembers()
+        contents = {
+            member.name: archive.extractfile(member).read().decode()  # type: ignore[union-attr]
+            for member in members
+        }
+    assert contents == SOURCES
+    assert set(contents) == set(built.files)
+    for member in members:
+        assert (member.mtime, member.uid, member.gid, member.uname) == (0, 0, 0, "")
+
+
+def test_a_release_becomes_current_everywhere(shelf: Any, built: list[Release]) -> None:
+    outcome = release.deploy(shelf, built[0])
+    assert outcome == dict.fromkeys(["pi1", "pi2", "pi3"], DEPLOYED)
+    assert shelf.linked("current") == [built[0].name] * 3
+    assert shelf.steps() == ["probe", "stage", "flip"]
+
+
+def test_a_second_deploy_of_the_same_costs_one_call_a_host(
+    shelf: Any, built: list[Release]
+) -> None:
+    release.deploy(shelf, built[0])
+    shelf.calls.clear()
+    assert set(release.deploy(shelf, built[0]).values()) == {UNCHANGED}
+    assert shelf.calls == [("probe", "pi1"), ("probe", "pi2"), ("probe", "pi3")]
+
+
+def test_only_hosts_that_lack_a_release_get_it(shelf: Any, built: list[Release]) -> None:
+    for each in built[:2]:
+        release.deploy(shelf, each)
+    releases.flip(shelf.folders("pi2"), {"release": built[0].name, "previous": None}, b"")
+    shelf.calls.clear()
+    assert release.deploy(shelf, built[1]) == {
+        "pi1": UNCHANGED,
+        "pi2": DEPLOYED,
+        "pi3": UNCHANGED,
+    }
+    assert [call for call in shelf.calls if call[0] != "probe"] == [("flip", "pi2")]
+
+
+@pytest.mark.parametrize("step", ["probe", "stage"])
+def test_a_host_that_fails_before_the_flip_leaves_all_as_they_are(
+    shelf: Any, built: list[Release], step: str
+) -> None:
+    release.deploy(shelf, built[0])
+    shelf.steps()
+    shelf.failing[step, "pi2"] = BEFORE
+    with pytest.raises(HostsFailedError, match=f"^pi2: {step} failed: ") as caught:
+        release.deploy(shelf, built[1])
+    assert set(caught.value.failures) == {"pi2"}
+    assert "every host keeps its" in str(caught.value)
+    assert "flip" not in shelf.steps()
+    assert shelf.linked("current") == [built[0].name] * 3
+    release.deploy(shelf, built[1])
+    assert shelf.linked("current") == [built[1].name] * 3
+
+
+@pytest.mark.parametrize("when", [BEFORE, AFTER])
+def test_a_flip_that_fails_on_one_host_is_taken_back_on_all(
+    shelf: Any, built: list[Release], when: str
+) -> None:
+    release.deploy(shelf, built[0])
+    shelf.failing["flip", "pi2"] = when
+    with pytest.raises(HostsFailedError, match=r"^pi2: flip failed: ") as caught:
+        release.deploy(shelf, built[1])
+    assert "old release again" in str(caught.value)
+    assert shelf.linked("current") == [built[0].name] * 3
+
+
+def test_a_first_deploy_that_fails_leaves_no_current_release(
+    shelf: Any, built: list[Release]
+) -> None:
+    shelf.failing["flip", "pi3"] = BEFORE
+    with pytest.raises(HostsFailedError):
+        release.deploy(shelf, built[0])
+    assert shelf.linked("current") == [None] * 3
+
+
+def test_a_flip_that_was_taken_back_leaves_the_same_release_to_roll_back_to(
+    shelf: Any, built: list[Release]
+) -> None:
+    for each in built[:2]:
+        release.deploy(shelf, each)
+    shelf.failing["flip", "pi2"] = BEFORE
+    with pytest.raises(HostsFailedError):
+        release.deploy(shelf, built[2])
+    assert shelf.linked("previous") == [built[0].name] * 3
+
+
+def test_a_host_that_cannot_be_flipped_back_is_told_too(shelf: Any, built: list[Release]) -> None:
+    release.deploy(shelf, built[0])
+    shelf.failing["flip", "pi2"] = BEFORE
+    shelf.failing["flip back", "pi3"] = BEFORE
+    with pytest.raises(HostsFailedError) as caught:
+        release.deploy(shelf, built[1])
+    assert {"pi2", "pi3"} <= set(caught.value.failures)
+    assert shelf.linked("current")[0] == built[0].name
+
+
+def test_rollback_goes_to_the_release_before(shelf: Any, built: list[Release]) -> None:
+    for each in built[:2]:
+        release.deploy(shelf, each)
+    assert release.rollback(shelf, None) == built[0].name
+    assert shelf.linked("current") == [built[0].name] * 3
+
+
+def test_rollback_goes_to_the_release_that_is_named(shelf: Any, built: list[Release]) -> None:
+    for each in built:
+        release.deploy(shelf, each)
+    assert release.rollback(shelf, built[0].name) == built[0].name
+    assert shelf.linked("current") == [built[0].name] * 3
+
+
+def test_rollback_is_refused_where_there_is_nothing_before(
+    shelf: Any, built: list[Release]
+) -> None:
+    release.deploy(shelf, built[0])
+    with pytest.raises(ClusterError, match="--to"):
+        release.rollback(shelf, None)
+    assert shelf.linked("current") == [built[0].name] * 3
+
+
+def test_rollback_is_refused_where_the_hosts_do_not_agree(shelf: Any, built: list[Release]) -> None:
+    for each in built[:2]:
+        release.deploy(shelf, each)
+    folders = shelf.folders("pi2")
+    releases.stage(folders, {"release": built[2].name, "files": built[2].files}, built[2].bundle)
+    releases.flip(folders, {"release": built[2].name, "previous": None}, b"")
+    with pytest.raises(ClusterError, match="--to"):
+        release.rollback(shelf, None)
+
+
+def test_rollback_to_what_one_host_lacks_changes_nothing(shelf: Any, built: list[Release]) -> None:
+    release.deploy(shelf, built[0])
+    folders = shelf.folders("pi2")
+    releases.stage(folders, {"release": built[1].name, "files": built[1].files}, built[1].bundle)
+    with pytest.raises(ClusterError, match="pi1, pi3") as caught:
+        release.rollback(shelf, built[1].name)
+    assert built[1].name in str(caught.value)
+    assert shelf.linked("current") == [built[0].name] * 3
