@@ -1,0 +1,1 @@
+"""Results → numbers and pictures; reads logs/, never a host."""

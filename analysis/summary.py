@@ -1,0 +1,221 @@
+"""Assemble a run: threads → clients → cluster, percentiles from merged histograms."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rdht import records
+from rdht.errors import ConfigurationError
+from rdht.records import SLOT_S, ClientRecord, Histogram, ThreadRecord
+
+PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9}
+THREAD_COLUMNS = [
+    "host",
+    "client",
+    "thread",
+    "commands",
+    "throughput_per_s",
+    "latency_us_p50",
+    "latency_us_p90",
+    "latency_us_p99",
+    "latency_us_p999",
+    "latency_us_max",
+    "gets",
+    "puts",
+    "succeeded",
+    "not_found",
+    "already_there",
+    "conflicts",
+    "aborted",
+    "unknown",
+    "bytes_sent",
+    "bytes_received",
+    "started_s",
+    "ended_s",
+]
+
+
+@dataclass(frozen=True)
+class HostRecord:
+    """A client's record and the host that it ran on."""
+
+    host: str
+    record: ClientRecord
+
+
+def read_run(folder: Path) -> list[HostRecord]:
+    """Read all result files of a run's folder; ConfigurationError if there are none."""
+    paths = sorted(folder.glob("hosts/*/results*.json"))
+    if not paths:
+        why = f"{folder} holds no results: collect the run first"
+        raise ConfigurationError(why)
+    found = [HostRecord(path.parent.name, records.read(path)) for path in paths]
+    for row in found:
+        if row.record.parameters != found[0].record.parameters:
+            why = (
+                f"{folder} mixes runs: the client on {row.host} ran with {row.record.parameters}, "
+                f"the one on {found[0].host} with {found[0].record.parameters}"
+            )
+            raise ConfigurationError(why)
+    return found
+
+
+def assemble(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Write a run's summary.json and threads.csv; return the summary and a row a host."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    found = read_run(folder)
+    summary = summarize(found, manifest)
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    _write_csv(folder / "threads.csv", thread_rows(found))
+    return summary, host_rows(found)
+
+
+def is_complete(summary: dict[str, Any]) -> bool:
+    """Tell whether every client ran to its end and lost no server."""
+    return not any(summary[name] for name in ("missing_clients", "interrupted", "lost", "errors"))
+
+
+def summarize(found: list[HostRecord], manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return the cluster's figures as one JSON object; latencies are in microseconds.
+
+    Throughput is what was done by wall clock in the interval in which all threads ran; sums of
+    the threads' own averages would overstate it.
+    """
+    threads = [thread for row in found for thread in row.record.threads]
+    interval = _common_interval(threads)
+    duration_s = interval[1] - interval[0]
+    latency = Histogram()
+    for thread in threads:
+        latency.merge(thread.latency())
+    return {
+        "run": manifest["run"],
+        "cluster": manifest["cluster"],
+        "release": manifest["release"],
+        "profile": found[0].record.profile,
+        "servers": len(manifest["servers"]),
+        "clients": len(found),
+        "threads": len(threads),
+        "connections": sum(thread.connections for thread in threads),
+        "commands": sum(thread.commands for thread in threads),
+        **{
+            name: sum(getattr(thread, name) for thread in threads)
+            for name in (
+                "gets",
+                "puts",
+                "succeeded",
+                "not_found",
+                "already_there",
+                "conflicts",
+                "aborted",
+                "unknown",
+            )
+        },
+        "duration_s": round(duration_s, 3),
+        "throughput_per_s": round(_throughput(threads, interval), 1),
+        "latency_us": _latency(latency),
+        "messages": sum(thread.messages_sent + thread.messages_received for thread in threads),
+        "bytes_sent": sum(thread.bytes_sent for thread in threads),
+        "bytes_received": sum(thread.bytes_received for thread in threads),
+        "lost": {
+            f"{row.host}: client {row.record.client}": row.record.lost
+            for row in found
+            if row.record.lost
+        },
+        "errors": [
+            f"{row.host}: client {row.record.client}: {error}"
+            for row in found
+            for error in row.record.errors
+        ],
+        "missing_clients": sorted(
+            set(manifest.get("clients", ())) - {row.record.client for row in found}
+        ),
+        "interrupted": any(row.record.interrupted for row in found),
+        "replicas": manifest.get("replicas"),
+    }
+
+
+def thread_rows(found: list[HostRecord]) -> list[dict[str, Any]]:
+    """Return a row a client thread, with THREAD_COLUMNS as keys."""
+    return [
+        {
+            **{name: getattr(thread, name, None) for name in THREAD_COLUMNS},
+            "host": row.host,
+            "client": row.record.client,
+            "throughput_per_s": round(_throughput([thread], (thread.started_s, thread.ended_s)), 1),
+            **{f"latency_us_{name}": value for name, value in _latency(thread.latency()).items()},
+            "started_s": round(thread.started_s, 6),
+            "ended_s": round(thread.ended_s, 6),
+        }
+        for row in found
+        for thread in row.record.threads
+    ]
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the rows of `thread_rows`."""
+    with path.open("w", newline="", encoding="utf-8") as target:
+        writer = csv.DictWriter(target, THREAD_COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def host_rows(found: list[HostRecord]) -> list[dict[str, Any]]:
+    """Return a row a host: what its clients did together."""
+    interval = _common_interval([thread for row in found for thread in row.record.threads])
+    rows = []
+    for host in dict.fromkeys(row.host for row in found):
+        threads = [thread for row in found if row.host == host for thread in row.record.threads]
+        latency = Histogram()
+        for thread in threads:
+            latency.merge(thread.latency())
+        rows.append(
+            {
+                "host": host,
+                "threads": len(threads),
+                "commands": sum(thread.commands for thread in threads),
+                "throughput_per_s": round(_throughput(threads, interval), 1),
+                **{f"latency_us_{name}": value for name, value in _latency(latency).items()},
+                "conflicts": sum(thread.conflicts for thread in threads),
+                "aborted": sum(thread.aborted for thread in threads),
+                "unknown": sum(thread.unknown for thread in threads),
+            }
+        )
+    return rows
+
+
+def _latency(histogram: Histogram) -> dict[str, int | None]:
+    values = {name: histogram.percentile(percent) for name, percent in PERCENTILES.items()}
+    return {**values, "max": histogram.max_us if histogram.total else None}
+
+
+def _common_interval(threads: list[ThreadRecord]) -> tuple[float, float]:
+    """Return begin and end (s) of the time in which all threads ran; both the same if in none."""
+    begin_s = max(thread.started_s for thread in threads)
+    return begin_s, max(begin_s, min(thread.ended_s for thread in threads))
+
+
+def _throughput(threads: list[ThreadRecord], interval: tuple[float, float]) -> float:
+    """Return what the threads completed a second in an interval."""
+    duration_s = interval[1] - interval[0]
+    done = sum(_completed_within(thread, *interval) for thread in threads)
+    return done / duration_s if duration_s else 0.0
+
+
+def _completed_within(thread: ThreadRecord, started_s: float, ended_s: float) -> float:
+    """Return how many commands a thread completed in an interval.
+
+    In a slot that the interval cuts, commands count as spread evenly over the part of the slot in
+    which the thread ran.
+    """
+    total = 0.0
+    for slot, count in enumerate(thread.completed):
+        begin_s = max(slot * SLOT_S, thread.started_s)
+        end_s = min((slot + 1) * SLOT_S, max(thread.ended_s, begin_s))
+        if end_s <= begin_s:
+            total += count if started_s <= begin_s <= ended_s else 0
+            continue
+        overlap_s = min(end_s, ended_s) - max(begin_s, started_s)
+        total += count * min(1.0, max(0.0, overlap_s) / (end_s - begin_s))
+    return total
