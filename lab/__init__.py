@@ -1,0 +1,1 @@
+"""Five Pis on this machine."""

@@ -1,0 +1,294 @@
+"""Five SSH servers on 127.0.0.1 in one process: no root, no system package.
+
+Each host has its own home folder, host key and port; login is by key only. Every process that is
+started on a host inherits the mark of this lab in its environment, by which `down` finds and ends
+them all: the hosts share one process table, so nothing else tells them apart. They share one
+session too: Linux schedules by session first, and ten sessions on two cores give a run stalls of
+up to a second that no cluster has.
+"""
+
+import asyncio
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+
+ADDRESS = "127.0.0.1"
+MARK = "RDHT_LAB"
+READY_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 5.0
+_SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"  # as sshd gives it
+_PIECE_BYTES = 64 * 1024
+
+
+class LabError(Exception):
+    """The lab cannot be brought up or down; the text says why."""
+
+
+def up(folder: Path, ports: dict[str, int]) -> bool:
+    """Bring a host up for each name and ssh port; False if they were up already.
+
+    Writes `id_ed25519`, the operator's key, and `known_hosts` into the folder.
+    """
+    if status(folder) is not None:
+        return False
+    down(folder)  # what a killed lab left
+    try:
+        _start(folder, ports)
+    except BaseException:
+        down(folder)
+        raise
+    return True
+
+
+def _start(folder: Path, ports: dict[str, int]) -> None:
+    folder.mkdir(parents=True)
+    folder.chmod(0o700)
+    mark = uuid.uuid4().hex
+    config = folder / "config.json"
+    config.write_text(json.dumps({"mark": mark, "ports": ports}), encoding="utf-8")
+    _make_keys(folder, ports)
+    with (folder / "lab.log").open("ab") as log:
+        try:
+            subprocess.run(
+                [sys.executable, "-m", "lab.loopback", str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=Path(__file__).parent.parent,
+                env={**os.environ, MARK: mark},
+                timeout=READY_TIMEOUT_S,
+                check=True,
+            )
+        except subprocess.TimeoutExpired as error:
+            why = f"the lab did not come up within {READY_TIMEOUT_S:.0f} s"
+            raise LabError(why) from error
+        except subprocess.CalledProcessError as error:
+            lines = (folder / "lab.log").read_text(encoding="utf-8").splitlines()
+            why = f"the lab did not come up: {lines[-1] if lines else 'no reason given'}"
+            raise LabError(why) from error
+
+
+def status(folder: Path) -> dict[str, Any] | None:
+    """Return the lab's ports and process id, or None if it is not up."""
+    config = _config(folder)
+    if config is None:
+        return None
+    pids = [pid for pid, argv in _marked(config["mark"]).items() if "lab.loopback" in argv]
+    return {"pid": pids[0], "ports": config["ports"]} if pids else None
+
+
+def down(folder: Path) -> bool:
+    """End the hosts and everything that runs on them, and remove their files; was there any?"""
+    config = _config(folder)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        while config and (pids := _marked(config["mark"])) and _end(pids, number):
+            pass  # a process that was ended may have started another one just before
+    existed = folder.exists()
+    shutil.rmtree(folder, ignore_errors=True)
+    return existed
+
+
+def _end(pids: Iterable[int], number: signal.Signals) -> bool:
+    """Signal processes and wait until they are gone; False if some are not in time."""
+    waiting = []
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            waiting.append(os.pidfd_open(pid))
+            signal.pidfd_send_signal(waiting[-1], number)
+    deadline_s = time.monotonic() + STOP_TIMEOUT_S
+    while waiting and (left_s := deadline_s - time.monotonic()) > 0:
+        for gone in select.select(waiting, [], [], left_s)[0]:
+            waiting.remove(gone)
+            os.close(gone)
+    for descriptor in waiting:
+        os.close(descriptor)
+    return not waiting
+
+
+def _config(folder: Path) -> dict[str, Any] | None:
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return config
+
+
+def _marked(mark: str) -> dict[int, list[str]]:
+    """Return the processes that bear the mark: pid and command line, without zombies."""
+    found = {}
+    needle = f"{MARK}={mark}".encode()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with suppress(OSError):
+                if needle in (entry / "environ").read_bytes().split(b"\0"):
+                    argv = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                    found[int(entry.name)] = argv
+    return found
+
+
+def _make_keys(folder: Path, ports: dict[str, int]) -> None:
+    """Make the operator's key, a key for each host, and pin the latter."""
+    _write_key(folder / "id_ed25519")
+    pins = []
+    for host, port in ports.items():
+        (folder / host / "home").mkdir(parents=True)
+        key = _write_key(folder / host / "host_key")
+        public = " ".join(key.export_public_key().decode().split()[:2])
+        pins.append(f"[{ADDRESS}]:{port} {public}\n")
+    (folder / "known_hosts").write_text("".join(pins), encoding="utf-8")
+
+
+def _write_key(path: Path) -> asyncssh.SSHKey:
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    path.touch(mode=0o600)
+    key.write_private_key(path)
+    key.write_public_key(path.with_suffix(".pub"))
+    return key
+
+
+class _Login(asyncssh.SSHServer):
+    """One login; like sshd by default, it lets a client go on to other addresses."""
+
+    def connection_requested(
+        self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
+    ) -> bool:
+        del dest_port, orig_host, orig_port
+        return dest_host == ADDRESS
+
+
+class _Host:
+    """One SSH server with its own home folder."""
+
+    def __init__(self, folder: Path, name: str, port: int) -> None:
+        self.name = name
+        self.home = folder / name / "home"
+        self._folder = folder
+        self._port = port
+
+    async def listen(self) -> None:
+        await asyncssh.listen(
+            ADDRESS,
+            self._port,
+            server_factory=_Login,
+            server_host_keys=[self._folder / self.name / "host_key"],
+            authorized_client_keys=str(self._folder / "id_ed25519.pub"),
+            process_factory=self._run,
+            sftp_factory=lambda channel: asyncssh.SFTPServer(
+                channel, chroot=str(self.home).encode()
+            ),
+            encoding=None,
+            line_editor=False,
+        )
+
+    async def _run(self, process: "asyncssh.SSHServerProcess[bytes]") -> None:
+        """Run a command as sshd does: by a shell, in the home folder, with streams as they are."""
+        child = await asyncio.create_subprocess_exec(
+            "/bin/sh",
+            *(["-c", process.command] if process.command else []),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=self.home,
+            env=self._environment(),
+            process_group=0,
+        )
+        assert child.stdin and child.stdout and child.stderr  # noqa: PT018 - pipes were asked for
+        feed = asyncio.create_task(_feed(process.stdin, child.stdin))
+        await asyncio.gather(
+            _pump(child.stdout, process.stdout), _pump(child.stderr, process.stderr)
+        )
+        code = await child.wait()
+        feed.cancel()
+        process.exit(code if code >= 0 else 128 - code)
+
+    def _environment(self) -> dict[str, str]:
+        """Return what a login gets."""
+        return {
+            "HOME": str(self.home),
+            "USER": "pi",
+            "LOGNAME": "pi",
+            "SHELL": "/bin/sh",
+            "LANG": "C.UTF-8",
+            "PATH": _search_path(),
+            MARK: os.environ[MARK],
+        }
+
+
+@cache
+def _search_path() -> str:
+    """Return where a host finds programs: as sshd, in the system's folders.
+
+    Where the system's own python3 is missing or too old, the one that runs this lab comes first.
+    """
+    system, own = _SYSTEM_PATH, Path(sys.executable).resolve().parent
+    try:
+        new_enough = subprocess.run(
+            ["python3", "-c", "import sys; sys.exit(sys.version_info < (3, 11))"],  # noqa: S607 - searched on purpose
+            env={"PATH": system},
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+    except FileNotFoundError:
+        return f"{own}:{system}"
+    return f"{own}:{system}" if new_enough.returncode else f"{system}:{own}"
+
+
+async def _feed(source: "asyncssh.SSHReader[bytes]", target: asyncio.StreamWriter) -> None:
+    with suppress(OSError, asyncssh.Error):
+        while data := await source.read(_PIECE_BYTES):
+            target.write(data)
+            await target.drain()
+        target.close()
+
+
+async def _pump(source: asyncio.StreamReader, target: "asyncssh.SSHWriter[bytes]") -> None:
+    """Copy a stream; asyncssh's own redirection lost stderr and exit codes."""
+    with suppress(OSError, asyncssh.Error):
+        while data := await source.read(_PIECE_BYTES):
+            target.write(data)
+            await target.drain()
+
+
+async def _serve(folder: Path, ready: int) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    for name, port in config["ports"].items():
+        try:
+            await _Host(folder, name, port).listen()
+        except OSError as error:
+            sys.exit(f"{name}: port {port} on {ADDRESS}: {os.strerror(error.errno or 0)}")
+    os.write(ready, b"1")
+    os.close(ready)
+    await stop.wait()
+
+
+def _main(folder: Path) -> int:
+    """Serve in a child, in its own session; end with 0 once all its hosts are up."""
+    read_end, write_end = os.pipe()
+    if os.fork():
+        os.close(write_end)
+        return 0 if os.read(read_end, 1) else 1
+    os.close(read_end)
+    os.setsid()
+    asyncssh.set_log_level("WARNING")
+    asyncio.run(_serve(folder, write_end))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(Path(sys.argv[1])))
