@@ -1,0 +1,25 @@
+"""The tasks that `fab --list` shows."""
+
+from invoke.collection import Collection
+
+from tasks import deploy, dev, experiment, hosts, lab, processes, results
+
+namespace = Collection(
+    hosts.use,
+    hosts.check,
+    deploy.deploy,
+    deploy.rollback,
+    deploy.releases,
+    processes.start_servers,
+    processes.start_clients,
+    processes.stop,
+    processes.status,
+    processes.tail,
+    results.collect,
+    results.assemble,
+    results.clean,
+    experiment.run,
+    experiment.demo,
+    lab=Collection(lab.up, lab.status, lab.down),
+    dev=Collection(dev.check, dev.fix, dev.test),
+)

@@ -1,0 +1,116 @@
+"""use, check."""
+
+from collections.abc import Callable
+from typing import Any
+
+from cluster import processes, runs
+from cluster.command import LOGS, cluster_task, load_cluster, select_cluster, selected_cluster, task
+from cluster.console import Screen
+from cluster.errors import ClusterError, VerdictError
+from cluster.inventory import Host
+from cluster.operator import Operator
+from cluster.remote import Call
+
+MIN_DISK_FREE_BYTES = 200_000_000
+MAX_CLOCK_OFFSET_S = 0.5
+
+
+@task(cluster="lab, pis, or another file in inventory/")
+def use(screen: Screen, cluster: str) -> dict[str, Any]:
+    """Choose the cluster that tasks act on."""
+    chosen = load_cluster(cluster)
+    select_cluster(chosen.name)
+    screen.note(f"tasks act on {chosen.name} now: {', '.join(host.name for host in chosen.hosts)}")
+    if selected_cluster() != chosen.name:
+        screen.warn(f"but RDHT_CLUSTER={selected_cluster()} is set, and wins")
+    return {"cluster": chosen.name}
+
+
+@cluster_task(replicas="compare the replicas of all keys on the running servers instead")
+def check(operator: Operator, *, replicas: bool = False) -> dict[str, Any]:
+    """Check that the hosts are fit for an experiment."""
+    if replicas:
+        return _check_replicas(operator)
+    everyone = operator.cluster.hosts
+
+    def call(host: Host) -> Call:
+        peers = {
+            other.name: [other.address, other.server_port]
+            for other in everyone
+            if other != host and other.servers_per_host
+        }
+        listen = [[host.address, port] for port in host.server_ports]
+        return Call("facts.check", {"name": host.name, "listen": listen, "peers": peers})
+
+    answers = operator.each("check", call, preview={})
+    if operator.dry_run:
+        return {}
+    running = operator.each("status", Call("processes.status"), preview={}).values
+    troubles = [f"{host}: {why}" for host, why in answers.failures.items()]
+    for host, facts in answers.values.items():
+        processes_here = running.get(host, {"processes": []})["processes"]
+        ours = any(row["role"] == "server" for row in processes_here)
+        troubles += [f"{host}: {trouble}" for trouble in _troubles(facts, ours=ours)]
+    columns: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "model": lambda facts: facts["model"],
+        "python": lambda facts: facts["python"],
+        "cores": lambda facts: facts["cores"],
+        "disk MB": lambda facts: facts["disk_free_bytes"] // 1_000_000,
+        "memory MB": lambda facts: (facts["memory_free_bytes"] or 0) // 1_000_000,
+        "clock ms": lambda facts: round(facts["clock_offset_s"] * 1000, 1),
+        "governor": lambda facts: facts["governor"],
+        "°C": lambda facts: facts["temperature_c"],
+        "throttled": lambda facts: facts["throttled"],
+        "Mbit/s": lambda facts: _speeds(facts["network"]),
+        "reaches": lambda facts: f"{sum(facts['reached'].values())} of {len(facts['reached'])}",
+    }
+    rows = [
+        [host, *(read(facts) for read in columns.values())]
+        for host, facts in answers.values.items()
+    ]
+    operator.screen.table(["host", *columns], rows)
+    if troubles:
+        raise ClusterError("\n".join(troubles))
+    operator.screen.note("All hosts are fit.")
+    return answers.values
+
+
+def _speeds(cards: dict[str, dict[str, str | None]]) -> str | None:
+    """Return the speed of each network card that knows it."""
+    speeds = {name: int(card["speed_mbit"] or -1) for name, card in cards.items()}
+    return ", ".join(f"{name} {speed}" for name, speed in speeds.items() if speed > 0) or None
+
+
+def _troubles(facts: dict[str, Any], *, ours: bool) -> list[str]:
+    found = []
+    for port, state in facts["ports"].items():
+        if state != "free" and not ours:
+            found.append(f"port {port}: {state}; free it, or choose another server_port")
+    for peer, reached in facts["reached"].items():
+        if not reached:
+            found.append(f"does not reach {peer} on its server port: is a firewall in between?")
+    if facts["disk_free_bytes"] < MIN_DISK_FREE_BYTES:
+        free_mb = facts["disk_free_bytes"] // 1_000_000
+        found.append(f"only {free_mb} MB of disk are free: fab clean")
+    if abs(facts["clock_offset_s"]) > MAX_CLOCK_OFFSET_S:
+        found.append(f"its clock is {facts['clock_offset_s']:+.1f} s off yours: enable NTP")
+    if facts["throttled"] not in (None, "0x0"):
+        found.append(f"is throttled ({facts['throttled']}): check power supply and cooling")
+    return found
+
+
+def _check_replicas(operator: Operator) -> dict[str, Any]:
+    found = processes.server_run(operator)
+    if found is None:
+        why = "no server runs: fab start-servers comes first"
+        raise ClusterError(why)
+    verdict = processes.verify(operator, runs.load(LOGS, found[0]))
+    differing = verdict["differing"]
+    operator.screen.table(
+        ["key", "servers"], [[row["key"], ", ".join(row["servers"])] for row in differing]
+    )
+    if differing:
+        why = f"{len(differing)} of {verdict['keys']} keys differ between their replicas"
+        raise VerdictError(why)
+    operator.screen.note(f"{verdict['keys']:,} keys are equal on both replicas.")
+    return verdict

@@ -1,0 +1,84 @@
+"""collect, assemble, clean."""
+
+from typing import Any
+
+from analysis import summary as analysis
+from cluster import collect as collecting
+from cluster import processes, runs
+from cluster.command import LOGS, ROOT, cluster_task, task
+from cluster.console import Screen, show_summary
+from cluster.errors import ClusterError, UsageError
+from cluster.operator import Operator
+from cluster.remote import Call
+
+
+@cluster_task(
+    run="which run (default: the latest)",
+    partial="do not wait for clients that still run",
+)
+def collect(operator: Operator, *, run: str | None = None, partial: bool = False) -> dict[str, Any]:
+    """Fetch a run's logs and results, and verify them."""
+    found = runs.load(LOGS, run, operator.cluster)
+    deaths: list[str] = []
+    if not partial:
+        deaths, _ = processes.wait_for_clients(operator, found, None)
+    sizes = collecting.collect(operator, found)
+    rows = [[host, size] for host, size in sizes.values.items()]
+    operator.screen.table(["host", "bytes, verified"], rows)
+    operator.screen.note(f"collected in {found.folder.relative_to(ROOT)}")
+    sizes.require("The files of the other hosts are here.")
+    if deaths:
+        raise ClusterError("\n".join(deaths))
+    return {"run": found.name, "folder": str(found.folder), "size_bytes": sizes.values}
+
+
+@task(run="which run (default: the latest)")
+def assemble(screen: Screen, *, run: str | None = None) -> dict[str, Any]:
+    """Turn collected results into numbers and a table."""
+    found = runs.load(LOGS, run)
+    if missing := found.manifest.get("not_collected"):
+        screen.warn(f"not collected, so not in the figures: {', '.join(missing)}")
+    summary, rows = analysis.assemble(found.folder)
+    show_summary(screen, summary, rows)
+    screen.note(f"results: {found.folder.relative_to(ROOT)}")
+    if not analysis.is_complete(summary):
+        why = "the run is not complete"
+        raise ClusterError(why)
+    return summary
+
+
+@cluster_task(run="only this run", force="remove also what is not collected")
+def clean(operator: Operator, *, run: str | None = None, force: bool = False) -> dict[str, Any]:
+    """Remove collected runs from the hosts."""
+    listed = operator.each(
+        "list runs", Call("files.runs", timeout_s=120.0), preview={"runs": []}
+    ).require()
+    busy = {row["run"] for rows in processes.running(operator).values() for row in rows}
+    chosen: dict[str, list[str]] = {}
+    kept: list[list[Any]] = []
+    for host, answer in listed.items():
+        for row in answer["runs"]:
+            name = row["run"]
+            if run in (None, name):
+                why = _why_kept(host, row, busy=name in busy, force=force)
+                if why:
+                    kept.append([host, name, row["size_bytes"], why])
+                else:
+                    chosen.setdefault(host, []).append(name)
+    freed = collecting.purge(operator, chosen)
+    removed = sum(map(len, chosen.values()))
+    operator.screen.note(f"removed {removed} run folders, {freed:,} bytes")
+    if kept:
+        operator.screen.table(["host", "kept", "bytes", "because"], kept)
+    return {"removed": chosen, "freed_bytes": freed, "kept": kept}
+
+
+def _why_kept(host: str, row: dict[str, Any], *, busy: bool, force: bool) -> str | None:
+    name = row["run"]
+    if busy:
+        return "its processes run: fab stop"
+    try:
+        collected = collecting.is_complete(runs.load(LOGS, name), host, row["files"])
+    except UsageError:
+        collected = False
+    return None if collected or force else f"not collected: fab collect --run {name}, or --force"
