@@ -22,7 +22,7 @@ KILL_WAIT_S = 5.0
 TAIL_LINES = 5
 TAIL_BYTES = 16 * 1024
 START_FILE = "start.json"
-_POLL_S = 0.05
+_POLL_S = 0.25  # a watching step must not take the time of what it watches
 
 
 def start(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[str, Any]:
