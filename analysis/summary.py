@@ -11,6 +11,16 @@ from rdht.errors import ConfigurationError
 from rdht.records import SLOT_S, ClientRecord, Histogram, ThreadRecord
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9}
+COUNTS = [
+    "gets",
+    "puts",
+    "succeeded",
+    "not_found",
+    "already_there",
+    "conflicts",
+    "aborted",
+    "unknown",
+]
 THREAD_COLUMNS = [
     "host",
     "client",
@@ -22,14 +32,7 @@ THREAD_COLUMNS = [
     "latency_us_p99",
     "latency_us_p999",
     "latency_us_max",
-    "gets",
-    "puts",
-    "succeeded",
-    "not_found",
-    "already_there",
-    "conflicts",
-    "aborted",
-    "unknown",
+    *COUNTS,
     "bytes_sent",
     "bytes_received",
     "started_s",
@@ -99,19 +102,7 @@ def summarize(found: list[HostRecord], manifest: dict[str, Any]) -> dict[str, An
         "threads": len(threads),
         "connections": sum(thread.connections for thread in threads),
         "commands": sum(thread.commands for thread in threads),
-        **{
-            name: sum(getattr(thread, name) for thread in threads)
-            for name in (
-                "gets",
-                "puts",
-                "succeeded",
-                "not_found",
-                "already_there",
-                "conflicts",
-                "aborted",
-                "unknown",
-            )
-        },
+        **{name: sum(getattr(thread, name) for thread in threads) for name in COUNTS},
         "duration_s": round(duration_s, 3),
         "throughput_per_s": round(_throughput(threads, interval), 1),
         "latency_us": _latency(latency),
