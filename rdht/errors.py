@@ -52,3 +52,11 @@ class AbortedError(OutcomeError):
 
 class UnknownOutcomeError(OutcomeError):
     """The command may or may not have been carried out."""
+
+
+class AuthenticationError(RdhtError):
+    """The other side lacks the cluster's secret, or a frame was changed; close the connection."""
+
+
+class StorageError(RdhtError):
+    """The files of a durable server cannot be written or read, or are damaged."""

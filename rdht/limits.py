@@ -3,7 +3,8 @@
 # Frames and what they carry.
 MAX_KEY_BYTES = 1024
 MAX_VALUE_BYTES = 1024 * 1024
-MAX_FRAME_BYTES = MAX_VALUE_BYTES + 4096
+MAX_BODY_BYTES = MAX_VALUE_BYTES + 512 * 1024  # many values at once, or a page of a copy
+MAX_FRAME_BYTES = MAX_BODY_BYTES + 4096
 
 # A server.
 MAX_CONNECTIONS = 4096
@@ -11,13 +12,35 @@ MAX_UNSENT_BYTES = 8 * 1024 * 1024  # owed to one connection before it is closed
 RECEIVE_BYTES = 64 * 1024  # one read of a socket
 ACCEPT_BACKLOG = 512
 HANDSHAKE_TIMEOUT_S = 10.0
-PREPARED_TIMEOUT_S = 30.0  # a yes vote waits this long for its client's decision
+MAX_HANDSHAKE_BYTES = 64 * 1024  # a frame of somebody who has not proved to know the secret
+PREPARED_TIMEOUT_S = 2.0  # a yes waits this long for its client before the others are asked
 HOUSEKEEPING_S = 0.2  # how often a thread without work looks up
 STOP_TIMEOUT_S = 5.0
 SCAN_PAGE_BYTES = 64 * 1024
 
 # A client.
 CONNECT_TIMEOUT_S = 5.0
-COMMAND_TIMEOUT_S = 10.0  # one answer, and all attempts at one command
+COMMAND_TIMEOUT_S = 10.0  # one command, with all its attempts
+CLIENT_TICK_S = 0.1  # how often a client that waits for an answer looks up
+RECONNECT_TIMEOUT_S = 1.0  # one attempt at a connection that was there before
+RECONNECT_PAUSE_S = 0.1
 RETRY_BACKOFF_FIRST_S = 0.000_2
 RETRY_BACKOFF_MAX_S = 0.02
+MAX_WINDOW = 1024  # commands of one client thread in flight; older ones are forgotten
+MAX_KEYS = 1024  # in one command
+
+# A participant.
+RESUME_TIMEOUT_S = 30.0  # a client that stays away for so long is forgotten
+MAX_QUEUE = 256  # requests that wait for one lock
+RESOLVE_RETRY_S = 0.5  # between two questions to the other participants
+
+# A durable server's files.
+MAX_RECORD_BYTES = MAX_FRAME_BYTES + 4096  # never less: an older log may hold such records
+SNAPSHOT_WRITE_BYTES = 1024 * 1024  # written and synced at once
+
+# Servers among themselves.
+JOIN_RETRY_S = 0.1
+KNOWN_INTERVAL_S = 1.0
+MAX_LINK_MESSAGES = 10_000  # that wait to be sent to one server
+COPY_PAGE_BYTES = 256 * 1024
+SNAPSHOT_LOG_BYTES = 64 * 1024 * 1024  # a longer log is replaced by a snapshot
