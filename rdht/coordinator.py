@@ -1,14 +1,19 @@
 """The client's half of two-phase commit: votes in, one decision out.
 
-Sans-IO: one `Coordinator` carries one attempt at one command. `start`, `receive` and `lost` return
-the messages to send; the attempt has ended once `state` is one of the last three.
+Sans-IO: one `Coordinator` carries one attempt at one command. `start`, `receive`, `lost`, `resend`
+and `give_up` return the messages to send; the attempt is over once `state` is one of the last
+three.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
+from rdht import parts
 from rdht.errors import LocalProtocolError, RemoteProtocolError
-from rdht.messages import Message, Name, Operation, Reason, Status
+from rdht.messages import Flag, Message, Name, Operation, Reason, Status
+from rdht.parts import Result
+from rdht.ring import Replicas, Ring
 
 
 class State(StrEnum):
@@ -16,63 +21,74 @@ class State(StrEnum):
 
     VOTING = "voting"
     COMMITTING = "committing"
-    ABORTING = "aborting"
+    REVOKING = "revoking"  # the refusing range's other replica takes its yes back
+    RELEASING = "releasing"  # a whole range says no: the other ranges let go
     COMMITTED = "committed"
     ABORTED = "aborted"
     UNKNOWN = "unknown"
 
 
 class Event(StrEnum):
-    """How a round of answers ended, once every participant answered or was lost."""
+    """What the answers so far amount to."""
 
-    ALL_YES = "every vote is yes"
-    SOME_YES = "some votes are yes, not all"
-    NO_YES = "no vote is yes, and one is no or cannot have been given"
-    NO_VOTE = "no vote came"
-    DONE = "all that answered are done"
-    NOT_DONE = "nobody answered, or one had given up"
-    UNDONE = "one vote was no or not given, or one abort is acknowledged"
-    NOT_UNDONE = "each vote may have been yes, and no abort is acknowledged"
+    YES_SO_FAR = "yes, the next participant is to be asked"
+    ALL_YES = "all votes are yes"
+    ALL_YES_UNWAITED = "all votes are yes, nobody waits for done"
+    NO_SHARED = "one vote is no, its range's other replica may hold a yes"
+    NO_ELSEWHERE = "a whole range says no, other ranges may hold a yes"
+    NO_ALONE = "one vote is no, nobody holds a yes"
+    ALREADY = "a participant has committed already"
+    ANSWERED = "the one replica has answered the read"
+    ALL_DONE = "all have answered done, or were lost"
+    REVOKED = "a whole range says no"
+    REVOKED_LAST = "a whole range says no, nobody else holds a yes"
+    RELEASED = "all have let go, or were lost"
+    GIVEN_UP = "time is up"
 
 
 class Action(StrEnum):
     """What the coordinator sends on a transition."""
 
+    SEND_REQUEST = "request to the next"
     SEND_PROCEED = "proceed to all"
-    SEND_ABORT = "abort to those who voted yes"
+    SEND_REVOKE = "abort to the refusing range"
+    SEND_ABORT = "abort to the others"
     NOTHING = "nothing"
 
 
 TRANSITIONS: dict[tuple[State, Event], tuple[State, Action]] = {
+    (State.VOTING, Event.YES_SO_FAR): (State.VOTING, Action.SEND_REQUEST),
     (State.VOTING, Event.ALL_YES): (State.COMMITTING, Action.SEND_PROCEED),
-    (State.VOTING, Event.SOME_YES): (State.ABORTING, Action.SEND_ABORT),
-    (State.VOTING, Event.NO_YES): (State.ABORTED, Action.NOTHING),
-    (State.VOTING, Event.NO_VOTE): (State.UNKNOWN, Action.NOTHING),
-    (State.COMMITTING, Event.DONE): (State.COMMITTED, Action.NOTHING),
-    (State.COMMITTING, Event.NOT_DONE): (State.UNKNOWN, Action.NOTHING),
-    (State.ABORTING, Event.UNDONE): (State.ABORTED, Action.NOTHING),
-    (State.ABORTING, Event.NOT_UNDONE): (State.UNKNOWN, Action.NOTHING),
+    (State.VOTING, Event.ALL_YES_UNWAITED): (State.COMMITTED, Action.SEND_PROCEED),
+    (State.VOTING, Event.NO_SHARED): (State.REVOKING, Action.SEND_REVOKE),
+    (State.VOTING, Event.NO_ELSEWHERE): (State.RELEASING, Action.SEND_ABORT),
+    (State.VOTING, Event.NO_ALONE): (State.ABORTED, Action.NOTHING),
+    (State.VOTING, Event.ALREADY): (State.COMMITTED, Action.SEND_PROCEED),
+    (State.VOTING, Event.ANSWERED): (State.COMMITTED, Action.NOTHING),
+    (State.VOTING, Event.GIVEN_UP): (State.UNKNOWN, Action.NOTHING),
+    (State.COMMITTING, Event.ALL_DONE): (State.COMMITTED, Action.NOTHING),
+    (State.COMMITTING, Event.GIVEN_UP): (State.COMMITTED, Action.NOTHING),
+    (State.REVOKING, Event.REVOKED): (State.RELEASING, Action.SEND_ABORT),
+    (State.REVOKING, Event.REVOKED_LAST): (State.ABORTED, Action.NOTHING),
+    (State.REVOKING, Event.ALREADY): (State.COMMITTED, Action.SEND_PROCEED),
+    (State.REVOKING, Event.GIVEN_UP): (State.UNKNOWN, Action.NOTHING),
+    (State.RELEASING, Event.RELEASED): (State.ABORTED, Action.NOTHING),
+    (State.RELEASING, Event.GIVEN_UP): (State.ABORTED, Action.NOTHING),
 }
-
-_EXPECTED = {
-    State.VOTING: frozenset({Status.YES, Status.NO}),
-    State.COMMITTING: frozenset({Status.DONE, Status.DONE_NOTHING, Status.ABORTED}),
-    State.ABORTING: frozenset({Status.ABORTED}),
-}
-_STATUS_SENT = {
-    Action.SEND_PROCEED: Status.PROCEED,
-    Action.SEND_ABORT: Status.ABORT,
-}
-
 
 # Looking a member up in its enum costs 0.2 us in Python 3.11, a name of the module a tenth.
-_REQUEST, _YES, _NO, _ABORTED = Status.REQUEST, Status.YES, Status.NO, Status.ABORTED
-_VOTING, _COMMITTING = State.VOTING, State.COMMITTING
-_NOTHING, _NO_REASON = Action.NOTHING, Reason.NONE
+_REQUEST, _PROCEED, _YES, _NO = Status.REQUEST, Status.PROCEED, Status.YES, Status.NO
+_DONES = frozenset({Status.DONE, Status.DONE_NOTHING})
+_VOTING, _COMMITTING, _REVOKING = State.VOTING, State.COMMITTING, State.REVOKING
+_NO_REASON, _MANY = Reason.NONE, Operation.MANY
+_SILENT = int(Flag.SILENT)
+_new_message = Message._make
+
+Outgoing = list[tuple[str, Message]]
 
 
 class Command(NamedTuple):
-    """What a caller wants done; `version` is the one that a cas expects."""
+    """What a caller wants done to a key; `version` is the one that a cas expects."""
 
     operation: Operation
     key: bytes
@@ -80,100 +96,265 @@ class Command(NamedTuple):
     version: int = 0
 
 
+class Plan(NamedTuple):
+    """The requests of one attempt by server, in the order of the roster, and their ranges."""
+
+    requests: dict[str, Message]
+    ranges: tuple[Replicas, ...]
+
+
+def plan(
+    name: Name, commands: Sequence[Command], ring: Ring, epochs: Mapping[int, int], flags: int
+) -> Plan:
+    """Return whom to ask for what; several commands are one transaction."""
+    messages = [_request(name, command, ring, epochs, flags) for command in commands]
+    ranges = {message.range: ring.ranges[message.range] for message in messages}
+    if len(messages) == 1:
+        ((number, replicas),) = ranges.items()
+        return Plan(dict.fromkeys(ring.lock_order[number], messages[0]), (replicas,))
+    pairs = [(number, epochs.get(number, 0)) for number in sorted(ranges)]
+    requests = {}
+    for server in ring.servers:
+        mine = [message for message in messages if server in ranges[message.range]]
+        if mine:
+            value = parts.pack(pairs, mine)
+            requests[server] = Message(_REQUEST, name, _MANY, flags=flags, value=value)
+    return Plan(requests, tuple(ranges[number] for number, _ in pairs))
+
+
+def plan_read(
+    name: Name, command: Command, ring: Ring, epochs: Mapping[int, int], choice: int
+) -> Plan:
+    """Return a read of one replica; `choice` 0 or 1 tells which."""
+    message = _request(name, command, ring, epochs, 0)._replace(status=Status.READ)
+    replicas = ring.ranges[message.range]
+    return Plan({replicas[choice]: message}, (replicas,))
+
+
+def _request(
+    name: Name, command: Command, ring: Ring, epochs: Mapping[int, int], flags: int
+) -> Message:
+    operation, key, value, version = command
+    number = ring.range_of(key)
+    epoch = epochs.get(number, 0)
+    fields = (_REQUEST, name, operation, _NO_REASON, flags, number, epoch, version, key, value)
+    return _new_message(fields)
+
+
 class Coordinator:
     """One attempt at one command."""
 
-    def __init__(self, name: Name, command: Command, replicas: tuple[str, ...]) -> None:
-        """Coordinate `command` under the transaction `name` between the servers `replicas`."""
-        self.name = name
-        self.command = command
-        self.replicas = replicas
+    def __init__(self, plan: Plan, *, ordered: bool = False, await_done: bool = True) -> None:
+        """Coordinate the requests of `plan`.
+
+        If `ordered`, one participant is asked after the other, so that each may let the request
+        wait for a lock: all who wait hold only locks of servers before, no circle can form.
+        Unless `await_done`, the attempt is over with the last vote, which decides it.
+        """
         self.state = _VOTING
-        self.refusal = _NO_REASON
-        self._waiting = set(replicas)
-        self._voted_yes: list[str] = []
-        self._answers: list[Message] = []  # of this round
-        self._refused = False
+        self.refusals: dict[str, Message] = {}
+        self.is_unsettled = False  # whether a participant may not know of the commit
+        self._requests, self._ranges = plan
+        self._await_done = await_done
+        self._unasked = list(self._requests)
+        self._ask_at_once = 1 if ordered else len(self._unasked)
+        self._waiting: set[str] = set()  # for an answer
+        self._lost: set[str] = set()  # those whose connection broke meanwhile
+        self._asked_again: set[str] = set()
+        self._votes: dict[str, Message] = {}
 
     @property
-    def result(self) -> Message:
-        """What the replicas answered to a committed command."""
-        if self.state is not State.COMMITTED:
-            why = f"an attempt that is {self.state.value} has no result"
+    def is_over(self) -> bool:
+        """Whether the attempt has ended."""
+        return self.state in {State.COMMITTED, State.ABORTED, State.UNKNOWN}
+
+    def start(self) -> Outgoing:
+        """Return the first requests to send."""
+        return self._ask()
+
+    def results(self) -> list[Result]:
+        """Return what a committed attempt found, in order of the keys.
+
+        A version is the one that was there before; a result that is only known to be committed,
+        because another participant said so, has none.
+        """
+        if self.state not in {_COMMITTING, State.COMMITTED}:
+            why = f"an attempt that is {self.state} has no results"
             raise LocalProtocolError(why)
-        return self._answers[0]
+        by_key: dict[bytes, Result] = {}
+        for server, vote in self._votes.items():
+            request = self._requests[server]
+            if request.operation is not _MANY:
+                found = vote.status is not Status.DONE_NOTHING and vote.reason is _NO_REASON
+                return [Result(found, vote.version, vote.value)]
+            _, asked = parts.unpack(request.value, request.name)
+            rows = parts.unpack_results(vote.value)
+            if len(rows) == len(asked):  # a server that came back may have lost some
+                by_key.update(zip([part.key for part in asked], rows, strict=True))
+        return [by_key[key] for key in sorted(by_key)]
 
-    def start(self) -> list[tuple[str, Message]]:
-        """Return the requests to send, one a replica."""
-        operation, key, value, version = self.command
-        request = Message._make((_REQUEST, self.name, operation, _NO_REASON, version, key, value))
-        return [(server, request) for server in self.replicas]
-
-    def receive(self, server: str, message: Message) -> list[tuple[str, Message]]:
+    def receive(self, server: str, message: Message) -> Outgoing:
         """Take a server's answer; return what to send because of it.
 
         Raises RemoteProtocolError for an answer that was not asked for, and where the replicas'
-        results differ; nothing is changed then.
+        votes differ; nothing is changed then.
         """
-        status = message.status
-        if (
-            server not in self._waiting
-            or message.name != self.name
-            or status not in _EXPECTED[self.state]
-        ):
-            why = f"{server} sent {status.name} to a transaction that is {self.state.value}"
+        status, state = message.status, self.state
+        if server not in self._waiting or status not in _EXPECTED[state]:
+            why = f"{server} sent {status.name} to a transaction that is {state}"
             raise RemoteProtocolError(why)
-        if status is _YES:
-            self._voted_yes.append(server)
-        elif status is _NO:
-            self._refused = True
-            self.refusal = max(self.refusal, message.reason)
-        elif status is not _ABORTED:
+        if status in _DONES and state is not _COMMITTING:
+            self._votes = {server: message}
+            if self._requests[server].status is Status.READ:
+                return self._step(Event.ANSWERED)
+            self.is_unsettled = True
+            return self._step(Event.ALREADY)
+        if state is _VOTING and status is _YES:
             self._check_same(message)
-        self._answers.append(message)
-        return self._answered(server)
+            self._votes[server] = message
+        elif state is _VOTING:
+            self.refusals[server] = message
+        elif status is _YES or status is _NO:
+            return []  # a vote that the abort has overtaken, or a server that cannot say yet
+        self._waiting.remove(server)
+        return self._advance()
 
-    def lost(self, server: str, *, reached: bool = True) -> list[tuple[str, Message]]:
-        """Take note that no answer will come from a server; return what to send because of it.
+    def lost(self, server: str, *, reached: bool = True) -> Outgoing:
+        """Take note that the connection to a server broke; return what to send because of it.
 
-        A server that the request did not reach cannot have voted yes, which is as good as a no.
+        A request that did not reach the server, and never will, is as good as a no. Otherwise
+        its answer is still to be had: `resend` asks for it on a new connection.
         """
         if server not in self._waiting:
             return []
-        self._refused |= self.state is _VOTING and not reached
-        return self._answered(server)
+        if self.state is _VOTING:
+            if not reached or self._requests[server].status is Status.READ:
+                self.refusals[server] = Message(_NO)
+                self._waiting.remove(server)
+            else:
+                self._lost.add(server)
+        elif self.state is _COMMITTING:
+            self.is_unsettled = True
+            self._waiting.remove(server)
+        elif self.state is State.RELEASING:
+            self._waiting.remove(server)
+        return self._advance()
+
+    def resend(self, server: str) -> Outgoing:
+        """Return what is to be sent again to a server that can be reached again."""
+        if server not in self._waiting:
+            return []
+        self._lost.discard(server)
+        if self.state is not _VOTING:
+            return [(server, self._decision(server))]
+        self._asked_again.add(server)
+        return [(server, self._requests[server])]
+
+    def give_up(self) -> Outgoing:
+        """End the attempt now; return nothing to send."""
+        self.is_unsettled |= self.state is _COMMITTING
+        return self._step(Event.GIVEN_UP)
 
     def _check_same(self, message: Message) -> None:
-        for other in self._answers:
-            if other.status is not _ABORTED and other != message:
-                held_by = " and ".join(self.replicas)
-                why = f"{held_by} hold different copies of key {self.command.key!r}"
+        """Replicas that hold a key's lock in the same epoch hold the same."""
+        if message.operation is _MANY:
+            return
+        for server, vote in self._votes.items():
+            if (vote.version, vote.reason, vote.value) != (
+                message.version,
+                message.reason,
+                message.value,
+            ):
+                key = self._requests[server].key
+                why = f"{' and '.join(self._requests)} hold different copies of key {key!r}"
                 raise RemoteProtocolError(why)
 
-    def _answered(self, server: str) -> list[tuple[str, Message]]:
-        self._waiting.remove(server)
+    def _advance(self) -> Outgoing:
+        """Move on if the answers so far allow it."""
+        if self.state is _VOTING:
+            return self._advance_voting()
         if self._waiting:
             return []
-        self.state, action = TRANSITIONS[self.state, self._event()]
-        if action is _NOTHING:
-            return []
-        self._answers = []
-        self._waiting = set(self._voted_yes)
-        operation, key, _, _ = self.command
-        message = Message._make(
-            (_STATUS_SENT[action], self.name, operation, _NO_REASON, 0, key, b"")
-        )
-        return [(server, message) for server in self._voted_yes]
-
-    def _event(self) -> Event:
-        """Name how the round ended, from the answers that came."""
-        if self.state is _VOTING:
-            if len(self._voted_yes) == len(self.replicas):
-                return Event.ALL_YES
-            if self._voted_yes:
-                return Event.SOME_YES
-            return Event.NO_YES if self._refused else Event.NO_VOTE
         if self.state is _COMMITTING:
-            answered = [message.status for message in self._answers]
-            return Event.DONE if answered and _ABORTED not in answered else Event.NOT_DONE
-        return Event.UNDONE if self._refused or self._answers else Event.NOT_UNDONE
+            return self._step(Event.ALL_DONE)
+        if self.state is State.RELEASING:
+            return self._step(Event.RELEASED)
+        return self._step(Event.REVOKED if self._votes else Event.REVOKED_LAST)
+
+    def _advance_voting(self) -> Outgoing:
+        if not self.refusals:
+            if self._waiting:
+                return []
+            if self._unasked:
+                return self._step(Event.YES_SO_FAR)
+            return self._step(Event.ALL_YES if self._await_done else Event.ALL_YES_UNWAITED)
+        if self._waiting - self._lost:
+            return []
+        # They may hold a yes: those lost, and those that came back after they had been asked.
+        doubtful = {server for server in self._asked_again if self._is_joining(server)}
+        for server in self._waiting | doubtful:
+            self._votes[server] = Message(_YES)
+        if not self._votes:
+            return self._step(Event.NO_ALONE)
+        shared = any(server in self._votes for server in self._refusing_range())
+        return self._step(Event.NO_SHARED if shared else Event.NO_ELSEWHERE)
+
+    def _is_joining(self, server: str) -> bool:
+        refusal = self.refusals.get(server)
+        return refusal is not None and refusal.reason is Reason.SYNCING
+
+    def _refusing_range(self) -> Replicas:
+        """Return a range one of whose replicas has refused, if possible one that both have."""
+        refusing = [pair for pair in self._ranges if not self.refusals.keys().isdisjoint(pair)]
+        return min(refusing, key=lambda pair: sum(server in self._votes for server in pair))
+
+    def _step(self, event: Event) -> Outgoing:
+        transition = TRANSITIONS.get((self.state, event))
+        if transition is None:
+            why = f"an attempt that is {self.state} has no event: {event}"
+            raise LocalProtocolError(why)
+        self.state, action = transition
+        if action is Action.NOTHING:
+            return []
+        if action is Action.SEND_REQUEST:
+            return self._ask()
+        if action is Action.SEND_PROCEED:
+            receivers: Iterable[str] = [one for one in self._requests if one not in self._unasked]
+        elif action is Action.SEND_REVOKE:
+            receivers = [server for server in self._refusing_range() if server in self._votes]
+        else:
+            receivers = list(self._votes)
+        self._waiting = set(receivers)
+        sends = [(server, self._decision(server)) for server in receivers]
+        if self.state in {_REVOKING, State.RELEASING}:
+            for server in receivers:
+                del self._votes[server]
+        return sends
+
+    def _ask(self) -> Outgoing:
+        asked = self._unasked[: self._ask_at_once]
+        del self._unasked[: self._ask_at_once]
+        self._waiting = set(asked)
+        return [(server, self._requests[server]) for server in asked]
+
+    def _decision(self, server: str) -> Message:
+        """Return the proceed or abort for a server."""
+        _, name, operation, _, _, number, epoch, _, key, value = self._requests[server]
+        status = _PROCEED if self.state in {_COMMITTING, State.COMMITTED} else Status.ABORT
+        flags = _SILENT if self.state is State.COMMITTED else 0
+        value = parts.pack(parts.unpack(value, name)[0], ()) if operation is _MANY else b""
+        # A whole range has said no: that also undoes a yes on which others may have counted.
+        reason = Reason.VETOED if self.state is State.RELEASING else _NO_REASON
+        return _new_message((status, name, operation, reason, flags, number, epoch, 0, key, value))
+
+
+_NOT_EXPECTED: frozenset[Status] = frozenset()
+_EXPECTED = {
+    State.VOTING: frozenset({Status.YES, Status.NO, *_DONES}),
+    State.COMMITTING: _DONES,
+    State.REVOKING: frozenset({Status.YES, Status.NO, Status.ABORTED, *_DONES}),
+    State.RELEASING: frozenset({Status.YES, Status.NO, Status.ABORTED}),
+    State.COMMITTED: _NOT_EXPECTED,
+    State.ABORTED: _NOT_EXPECTED,
+    State.UNKNOWN: _NOT_EXPECTED,
+}

@@ -3,39 +3,49 @@
 A frame is a fixed header, the key, the value, and padding with zeros up to the sender's frame
 size (256 bytes in the classic profile, none otherwise):
 
-    length u32 | protocol version u8 | status u8 | operation u8 | reason u8
-    | client u64 | sequence u64 | attempt u32 | version u64 | key length u16 | value length u32
+    length u32 | protocol version u8 | status u8 | operation u8 | reason u8 | flags u8
+    | range u16 | epoch u32 | client u64 | sequence u64 | attempt u32 | version u64
+    | key length u16 | value length u32
 
 in network byte order. `length` counts the bytes that follow it. The status numbers 1 to 9 are
 those of the original program that this project repeats; 10 and above are ours.
 """
 
 import struct
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
+from rdht.authentication import TAG_BYTES, Seal
 from rdht.errors import LocalProtocolError, RemoteProtocolError
-from rdht.limits import MAX_FRAME_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES
+from rdht.limits import MAX_BODY_BYTES, MAX_FRAME_BYTES, MAX_KEY_BYTES
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 class Status(IntEnum):
     """What a message is."""
 
-    NO = 1  # vote: lock refused
-    REQUEST = 2  # take the lock
-    YES = 3  # vote: lock taken, effect staged
+    NO = 1  # vote: refused, with a reason
+    REQUEST = 2  # take the locks, stage the effect
+    YES = 3  # vote: locks taken, effect staged; `version` and `value` are what is there now
     ABORT = 4
     ABORTED = 5  # abort acknowledged
     PROCEED = 6
     DONE = 7  # done, succeeded
     DONE_NOTHING = 9  # done: nothing found (get, delete), already there (add), other version (cas)
     HELLO = 10  # the client's first message, JSON in `value`
-    WELCOME = 11  # the answer to it, JSON in `value`
+    WELCOME = 11  # the handshake is over, JSON in `value`
     ERROR = 12  # the sender closes the connection after this; the reason as text in `value`
     STATS = 13  # ask for the server's figures; the answer carries JSON in `value`
     SCAN = 14  # ask for the next page of all entries; it comes in `value`, the last one is empty
+    CHALLENGE = 15  # the server's nonce and proof
+    PROOF = 16  # the client's proof
+    READ = 17  # a get of one replica, without locks
+    RESOLVE = 20  # server to server: how do you vote on this transaction? YES, NO or DONE
+    JOIN = 21  # server to server: I am back; let me take your copy of the range
+    COPY = 22  # a page of the copy in `value`; an empty one is the last
+    JOINED = 23  # server to server: I hold the copy and serve at this epoch
+    KNOWN = 24  # server to server: the ranges that I know to have been served, in `value`
 
 
 class Operation(IntEnum):
@@ -47,14 +57,35 @@ class Operation(IntEnum):
     ADD = 3  # put if absent: the original's put
     DELETE = 4
     CAS = 5  # put if the key is at `version`
+    MANY = 6  # several of the above, packed into `value`; all or nothing
 
 
 class Reason(IntEnum):
-    """Why a vote is no."""
+    """Why a vote is no, or what else there is to say of a vote."""
 
     NONE = 0
-    BUSY = 1  # another transaction holds the key's lock
+    BUSY = 1  # another transaction holds a lock
     STOPPING = 2  # the server takes no new transactions
+    NOTHING = 3  # the command's condition does not hold; on a yes: there is nothing to do
+    STALE_EPOCH = 4  # the range has moved on; `epoch` is the current one
+    SYNCING = 5  # the range waits for its other replica
+    LOST = 6  # both replicas of the range have lost their memory
+    OVERLOADED = 7  # the lock's queue is full
+    VETOED = 8  # another participant has asked before this one had voted
+    ALONE = 9  # on a yes: the range's other replica is rejoining, this vote stands for both
+    UNSAFE = 10  # the server's disk has failed, it can promise nothing
+    ELSEWHERE = 11  # the server is no replica of the range
+    TOO_LONG = 12  # the results would not fit into a message
+
+
+class Flag(IntFlag):
+    """How a request or proceed is to be treated."""
+
+    NONE = 0
+    QUEUE = 1  # wait for a lock instead of voting no
+    LATE = 2  # vote yes even if the condition fails; `DONE_NOTHING` tells it in the end
+    SILENT = 4  # do not acknowledge
+    INTACT = 8  # on a join: I hold a complete copy, as of `epoch`
 
 
 class Name(NamedTuple):
@@ -65,13 +96,19 @@ class Name(NamedTuple):
     attempt: int
 
 
+NOBODY = Name(0, 0, 0)
+
+
 class Message(NamedTuple):
     """One message; a vote and a result carry the key's version."""
 
     status: Status
-    name: Name = Name(0, 0, 0)
+    name: Name = NOBODY
     operation: Operation = Operation.NONE
     reason: Reason = Reason.NONE
+    flags: int = 0
+    range: int = 0
+    epoch: int = 0
     version: int = 0
     key: bytes = b""
     value: bytes = b""
@@ -79,11 +116,15 @@ class Message(NamedTuple):
 
 _new_tuple = tuple.__new__  # a named tuple's own constructor costs three times as much
 _LENGTH = struct.Struct("!I")
-_HEADER = struct.Struct("!IBBBBQQIQHI")
+_HEADER = struct.Struct("!IBBBBBHIQQIQHI")
+_FIELDS = struct.Struct("!IIBHIQQIQHI")  # the same bytes, four of them read as one number
 HEADER_BYTES = _HEADER.size
-_STATUS = {int(member): member for member in Status}
-_OPERATION = {int(member): member for member in Operation}
-_REASON = {int(member): member for member in Reason}
+_KINDS = {
+    PROTOCOL_VERSION << 24 | status << 16 | operation << 8 | reason: (status, operation, reason)
+    for status in Status
+    for operation in Operation
+    for reason in Reason
+}
 
 
 def encode(message: Message, frame_bytes: int = 0) -> bytes:
@@ -91,15 +132,18 @@ def encode(message: Message, frame_bytes: int = 0) -> bytes:
 
     Raises LocalProtocolError for a key, value or number over its limit.
     """
-    status, name, operation, reason, version, key, value = message
+    status, name, operation, reason, flags, range_, epoch, version, key, value = message
     key_bytes, value_bytes = len(key), len(value)
-    if key_bytes > MAX_KEY_BYTES or value_bytes > MAX_VALUE_BYTES:
+    if key_bytes > MAX_KEY_BYTES or value_bytes > MAX_BODY_BYTES:
         why = (
             f"a key of {key_bytes} and a value of {value_bytes} bytes; "
-            f"at most {MAX_KEY_BYTES} and {MAX_VALUE_BYTES} are allowed"
+            f"at most {MAX_KEY_BYTES} and {MAX_BODY_BYTES} are allowed"
         )
         raise LocalProtocolError(why)
-    size = max(HEADER_BYTES + key_bytes + value_bytes, frame_bytes)
+    size = HEADER_BYTES + key_bytes + value_bytes
+    if size < frame_bytes:
+        value += bytes(frame_bytes - size)
+        size = frame_bytes
     try:
         header = _HEADER.pack(
             size - _LENGTH.size,
@@ -107,6 +151,9 @@ def encode(message: Message, frame_bytes: int = 0) -> bytes:
             status,
             operation,
             reason,
+            flags,
+            range_,
+            epoch,
             *name,
             version,
             key_bytes,
@@ -115,21 +162,24 @@ def encode(message: Message, frame_bytes: int = 0) -> bytes:
     except struct.error as error:
         why = f"a number is outside its field: {error}"
         raise LocalProtocolError(why) from error
-    return (header + key + value).ljust(frame_bytes, b"\0")
+    return header + key + value
 
 
 class Decoder:
     """Bytes in, messages out; frames may arrive joined together or cut anywhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         """Start with nothing received."""
+        self.max_frame_bytes = max_frame_bytes
+        self.seal: Seal | None = None  # if set, each frame is followed by its tag
         self._rest = bytearray()
         self._needed = 0  # bytes to hold before the next frame can be complete
 
     def feed(self, data: bytes) -> list[Message]:
         """Return the messages that `data` completes.
 
-        Raises RemoteProtocolError for bytes that are no frame; the decoder is of no use then.
+        Raises RemoteProtocolError for bytes that are no frame, AuthenticationError for a wrong
+        tag; the decoder is of no use then.
         """
         if self._rest:
             self._rest += data
@@ -138,41 +188,46 @@ class Decoder:
             data = bytes(self._rest)
             self._rest.clear()
         messages = []
+        seal = self.seal
+        tag_bytes = TAG_BYTES if seal else 0
         at, end = 0, len(data)
         while end - at >= HEADER_BYTES:
-            fields = _HEADER.unpack_from(data, at)
-            frame_end = at + _LENGTH.size + _check_length(fields[0])
-            if frame_end > end:
+            fields = _FIELDS.unpack_from(data, at)
+            frame_end = at + _LENGTH.size + self._check_length(fields[0])
+            next_at = frame_end + tag_bytes
+            if next_at > end:
                 break
+            if seal:
+                seal.check(data[at:frame_end], data[frame_end:next_at])
             messages.append(_parse(data, at, frame_end, fields))
-            at = frame_end
+            at = next_at
         if at < end:
-            self._keep(data[at:])
+            self._keep(data[at:], tag_bytes)
         return messages
 
-    def _keep(self, rest: bytes) -> None:
+    def _keep(self, rest: bytes, tag_bytes: int) -> None:
         """Hold the beginning of a frame until the rest of it arrives."""
         self._rest = bytearray(rest)
         self._needed = _LENGTH.size
         if len(rest) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(rest)
-            self._needed += _check_length(length)
+            self._needed += self._check_length(length) + tag_bytes
 
-
-def _check_length(length: int) -> int:
-    if not HEADER_BYTES - _LENGTH.size <= length <= MAX_FRAME_BYTES:
-        why = f"a frame of {length} bytes, allowed are {HEADER_BYTES - 4} to {MAX_FRAME_BYTES}"
-        raise RemoteProtocolError(why)
-    return length
+    def _check_length(self, length: int) -> int:
+        if not HEADER_BYTES - _LENGTH.size <= length <= self.max_frame_bytes:
+            allowed = f"{HEADER_BYTES - _LENGTH.size} to {self.max_frame_bytes}"
+            why = f"a frame of {length} bytes, allowed are {allowed}"
+            raise RemoteProtocolError(why)
+        return length
 
 
 def _parse(data: bytes, at: int, frame_end: int, fields: tuple[int, ...]) -> Message:
     (
         length,
-        protocol,
-        status,
-        operation,
-        reason,
+        kind,
+        flags,
+        range_,
+        epoch,
         client,
         sequence,
         attempt,
@@ -180,28 +235,33 @@ def _parse(data: bytes, at: int, frame_end: int, fields: tuple[int, ...]) -> Mes
         key_bytes,
         value_bytes,
     ) = fields
-    if protocol != PROTOCOL_VERSION:
-        why = f"protocol version {protocol}, this side speaks {PROTOCOL_VERSION}"
-        raise RemoteProtocolError(why)
     key_at = at + HEADER_BYTES
     value_at = key_at + key_bytes
     value_end = value_at + value_bytes
-    if key_bytes > MAX_KEY_BYTES or value_bytes > MAX_VALUE_BYTES or value_end > frame_end:
+    if key_bytes > MAX_KEY_BYTES or value_bytes > MAX_BODY_BYTES or value_end > frame_end:
         why = f"a key of {key_bytes} and a value of {value_bytes} bytes in a frame of {length}"
         raise RemoteProtocolError(why)
     try:
-        return _new_tuple(
-            Message,
-            (
-                _STATUS[status],
-                _new_tuple(Name, (client, sequence, attempt)),
-                _OPERATION[operation],
-                _REASON[reason],
-                version,
-                data[key_at:value_at],
-                data[value_at:value_end],
-            ),
-        )
+        status, operation, reason = _KINDS[kind]
     except KeyError:
-        why = f"no message has status {status}, operation {operation}, reason {reason}"
+        protocol, *kinds = kind.to_bytes(4)
+        if protocol != PROTOCOL_VERSION:
+            why = f"protocol version {protocol}, this side speaks {PROTOCOL_VERSION}"
+        else:
+            why = f"no message has the status, operation and reason {kinds}"
         raise RemoteProtocolError(why) from None
+    return _new_tuple(
+        Message,
+        (
+            status,
+            _new_tuple(Name, (client, sequence, attempt)),
+            operation,
+            reason,
+            flags,
+            range_,
+            epoch,
+            version,
+            data[key_at:value_at],
+            data[value_at:value_end],
+        ),
+    )

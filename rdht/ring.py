@@ -43,7 +43,11 @@ class Ring:
             why = f"all servers stand on host {servers[0].host}; the copy of a key needs another"
             raise ConfigurationError(why)
         self.key_range = key_range
-        self.ranges = tuple(_replicas(roster, index) for index in range(len(servers)))
+        self.servers = tuple(server.name for server in servers)
+        self.ranges = layout(roster)
+        place = self.servers.index
+        # All who wait for locks take them in the order of the roster, so no circle can form.
+        self.lock_order = tuple(tuple(sorted(pair, key=place)) for pair in self.ranges)
 
     def range_of(self, key: bytes) -> int:
         """Return the number of the key's range, which is its primary's place on the ring."""
@@ -53,6 +57,11 @@ class Ring:
     def replicas(self, key: bytes) -> Replicas:
         """Return the key's primary and backup."""
         return self.ranges[self.range_of(key)]
+
+
+def layout(roster: Roster) -> tuple[Replicas, ...]:
+    """Return the replicas of each range."""
+    return tuple(_replicas(roster, index) for index in range(len(roster.servers)))
 
 
 def _replicas(roster: Roster, index: int) -> Replicas:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rdht.authentication import read_secret
 from rdht.errors import ConfigurationError
 
 DEFAULT_KEY_RANGE = 10_000
@@ -26,6 +27,11 @@ class Roster:
     """All servers, in the order of the ring."""
 
     servers: tuple[ServerAddress, ...]
+    secret_file: Path | None = None  # whoever does not know what it holds may not connect
+
+    def secret(self) -> bytes | None:
+        """Return the cluster's secret, if it has one; ConfigurationError if it cannot be read."""
+        return None if self.secret_file is None else read_secret(self.secret_file)
 
     def server(self, name: str) -> ServerAddress:
         """Return the server of that name; ConfigurationError if there is none."""
@@ -38,14 +44,17 @@ class Roster:
 
     def to_json(self) -> dict[str, Any]:
         """Return the document that `parse` reads."""
-        return {"servers": [asdict(server) for server in self.servers]}
+        document: dict[str, Any] = {"servers": [asdict(server) for server in self.servers]}
+        if self.secret_file is not None:
+            document["secret_file"] = str(self.secret_file)
+        return document
 
 
 def load(path: str | Path) -> Roster:
     """Read a roster file; ConfigurationError names the file and the mistake."""
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
-        return parse(document)
+        return parse(document, Path(path).parent)
     except OSError as error:
         why = f"{path}: cannot read the roster: {error.strerror}"
         raise ConfigurationError(why) from error
@@ -57,11 +66,20 @@ def load(path: str | Path) -> Roster:
         raise ConfigurationError(why) from error
 
 
-def parse(document: object) -> Roster:
-    """Check a roster document and return it as a value."""
-    rows = document.get("servers") if isinstance(document, dict) else None
-    if not isinstance(rows, list) or not rows:
-        why = 'a roster is {"servers": [{"name", "host", "address", "port"}, …]}'
+def parse(document: object, folder: Path | None = None) -> Roster:
+    """Check a roster document and return it as a value; the secret's path starts in `folder`."""
+    fields = document if isinstance(document, dict) else {}
+    rows, secret_file = fields.get("servers"), fields.get("secret_file")
+    if (
+        not isinstance(rows, list)
+        or not rows
+        or not isinstance(secret_file, str | None)
+        or not fields.keys() <= {"servers", "secret_file"}
+    ):
+        why = (
+            'a roster is {"servers": [{"name", "host", "address", "port"}, …], '
+            '"secret_file": "…"}, the latter if the cluster has a secret'
+        )
         raise ConfigurationError(why)
     servers = tuple(_parse_server(number, row) for number, row in enumerate(rows))
     seen: set[object] = set()
@@ -74,7 +92,7 @@ def parse(document: object) -> Roster:
                 why = f"{what} stands for two servers"
                 raise ConfigurationError(why)
             seen.add(mark)
-    return Roster(servers)
+    return Roster(servers, (folder or Path()) / secret_file if secret_file else None)
 
 
 def _parse_server(number: int, row: object) -> ServerAddress:

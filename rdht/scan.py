@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from rdht.errors import RemoteProtocolError
 from rdht.limits import SCAN_PAGE_BYTES
-from rdht.participant import Entry
+from rdht.replica import Entry
 from rdht.ring import Ring
 
 _ROW = struct.Struct("!HQ8s")

@@ -14,19 +14,28 @@ OURS = {"analysis", "cluster", "fabfile", "lab", "rdht", "tasks"}
 LAYERS = [
     "rdht.errors",
     "rdht.limits",
+    "rdht.authentication",
     "rdht.messages",
+    "rdht.parts",
     "rdht.roster",
     "rdht.profiles",
     "rdht.ring",
+    "rdht.replica",
     "rdht.participant",
     "rdht.coordinator",
+    "rdht.execution",
+    "rdht.rejoin",
     "rdht.scan",
     "rdht.log",
+    "rdht.records",
+    "rdht.store",
+    "rdht.journal",
     "rdht.transport",
+    "rdht.link",
     "rdht.worker",
+    "rdht.session",
     "rdht.client",
     "rdht.server",
-    "rdht.records",
     "rdht.workload",
     "rdht",
     "rdht.__main__",
@@ -38,6 +47,7 @@ OUTSIDE_WORLD = {
 }
 FOR_CLUSTER = {
     *(
+        "rdht.authentication",
         "rdht.errors",
         "rdht.limits",
         "rdht.node",
@@ -122,6 +132,11 @@ def test_a_module_imports_only_layers_before_it(module: str) -> None:
 def test_records_need_messages_and_errors_only() -> None:
     ours = {name for name in imports("rdht.records") if top(name) == "rdht"}
     assert ours <= {"rdht.errors", "rdht.messages"}
+
+
+def test_the_files_of_a_durable_server_know_nothing_of_the_protocol() -> None:
+    ours = {name for name in imports("rdht.store") if top(name) == "rdht"}
+    assert ours <= {"rdht.errors", "rdht.limits"}
 
 
 @pytest.mark.parametrize("module", SANS_IO)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rdht.errors import ConfigurationError
-from rdht.ring import Replicas, Ring
+from rdht.ring import Replicas, Ring, layout
 from rdht.roster import Roster
 
 ROOT = Path(__file__).parents[3]
@@ -79,6 +79,24 @@ def test_the_copy_is_always_on_another_host(
         ]
         for replicas in ring.ranges:
             assert roster.server(replicas.primary).host != roster.server(replicas.backup).host
+
+
+def test_the_ranges_are_laid_out_alike_for_servers_and_for_clients(
+    make_roster: Callable[..., Roster],
+) -> None:
+    roster = make_roster("h0", "h0", "h1", "h2")
+    ring = Ring(roster, 1000)
+    assert layout(roster) == ring.ranges
+    assert ring.servers == ("s0", "s1", "s2", "s3")
+    assert all(
+        ring.replicas(b"%d" % one) == ring.ranges[ring.range_of(b"%d" % one)] for one in range(9)
+    )
+
+
+def test_all_wait_for_locks_in_the_order_of_the_roster(make_roster: Callable[..., Roster]) -> None:
+    ring = Ring(make_roster("h0", "h1", "h2"), 3)
+    assert ring.ranges[2] == Replicas("s2", "s0")
+    assert ring.lock_order == (("s0", "s1"), ("s1", "s2"), ("s0", "s2"))
 
 
 def buckets_per_range(ring: Ring) -> list[int]:

@@ -24,6 +24,37 @@ def test_a_roster_survives_its_document() -> None:
     assert roster.parse(json.loads(json.dumps(PARSED.to_json()))) == PARSED
 
 
+def test_a_roster_with_a_secret_survives_its_document() -> None:
+    with_secret = Roster(PARSED.servers, Path("/etc/rdht/secret"))
+    assert roster.parse(json.loads(json.dumps(with_secret.to_json()))) == with_secret
+
+
+def test_the_secrets_path_starts_where_the_roster_lies(tmp_path: Path) -> None:
+    document = {**PARSED.to_json(), "secret_file": "secret"}
+    path = tmp_path / "roster.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    assert roster.load(path).secret_file == tmp_path / "secret"
+    assert roster.parse(document).secret_file == Path("secret")
+
+
+def test_the_secret_is_what_its_file_holds(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_text("0f" * 32 + "\n", encoding="utf-8")
+    path.chmod(0o600)
+    assert Roster(PARSED.servers, path).secret() == b"\x0f" * 32
+
+
+def test_a_roster_may_be_without_a_secret() -> None:
+    assert PARSED.secret() is None
+    assert roster.parse({"servers": [S1, S2], "secret_file": None}).secret_file is None
+    assert "secret_file" not in PARSED.to_json()
+
+
+def test_a_secret_that_cannot_be_read_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot use this as the cluster's secret"):
+        Roster(PARSED.servers, tmp_path / "nowhere").secret()
+
+
 def test_a_server_is_found_by_its_name() -> None:
     assert PARSED.server("s2").address == "10.0.0.2"
 
@@ -34,7 +65,12 @@ def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", [None, [], "servers", 1, {}, {"servers": []}, {"servers": {"s1": S1}}]
+    "document",
+    [
+        *(None, [], "servers", 1, {}, {"servers": []}, {"servers": {"s1": S1}}),
+        {"servers": [S1], "secret_file": 1},
+        {"servers": [S1], "secrets_file": "secret"},
+    ],
 )
 def test_a_document_of_another_shape_is_refused_with_the_right_one(document: object) -> None:
     with pytest.raises(ConfigurationError, match=r'a roster is \{"servers"'):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from rdht import scan
 from rdht.errors import RemoteProtocolError
 from rdht.limits import MAX_KEY_BYTES, SCAN_PAGE_BYTES
-from rdht.participant import Entry
+from rdht.replica import Entry
 from rdht.ring import Replicas, Ring
 from rdht.roster import Roster
 from rdht.scan import Digest

@@ -1,0 +1,83 @@
+"""What a server holds of one range: its entries, its epoch, and whether it serves them."""
+
+import struct
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import NamedTuple
+
+from rdht.errors import RemoteProtocolError
+
+_ROW = struct.Struct("!HQ?I")
+
+
+class Entry(NamedTuple):
+    """What the table holds for a key.
+
+    A deleted key keeps its version, so that a version never stands for two values.
+    """
+
+    value: bytes | None
+    version: int
+
+
+ABSENT = Entry(None, 0)
+
+
+class Mode(StrEnum):
+    """How far a replica is to be used."""
+
+    JOINING = "joining"  # it came back, and waits for its place in the range
+    SERVING = "serving"
+    GIVING = "giving"  # the other replica came back: decide what is prepared, then copy
+    LOST = "lost"  # both replicas came back with nothing
+
+
+class Replica:
+    """One of the two copies of a range."""
+
+    def __init__(self, number: int, partner: str) -> None:
+        """Hold nothing of the range `number`, whose other replica is at the server `partner`."""
+        self.number = number
+        self.partner = partner
+        self.mode = Mode.JOINING
+        self.epoch = 0
+        self.founded = 0  # a number of its own for the table that the range began with
+        self.intact = False  # whether `table` is all that the range held at `epoch`
+        self.table: dict[bytes, Entry] = {}
+
+    def install(self, epoch: int, entries: Iterable[tuple[bytes, Entry]]) -> None:
+        """Become a complete copy as of `epoch`, and serve it."""
+        self.table = dict(entries)
+        self.epoch = epoch
+        self.intact = True
+        self.mode = Mode.SERVING
+
+
+def pack_row(key: bytes, entry: Entry) -> bytes:
+    """Return an entry as a row of a copy or snapshot."""
+    value = entry.value or b""
+    row = _ROW.pack(len(key), entry.version, entry.value is not None, len(value))
+    return row + key + value
+
+
+def unpack_rows(page: bytes, count: int, entries: dict[bytes, Entry]) -> bytes:
+    """Add the first `count` rows of a page to `entries`; return what follows them.
+
+    Raises RemoteProtocolError if the page is cut; some rows may have been added then.
+    """
+    at = 0
+    try:
+        for _ in range(count):
+            key_bytes, version, has_value, value_bytes = _ROW.unpack_from(page, at)
+            key_at = at + _ROW.size
+            value_at = key_at + key_bytes
+            at = value_at + value_bytes
+            value = page[value_at:at] if has_value else None
+            entries[page[key_at:value_at]] = Entry(value, version)
+    except struct.error as error:
+        why = f"a page of a copy is malformed: {error}"
+        raise RemoteProtocolError(why) from error
+    if at > len(page):
+        why = "a page of a copy ends within a row"
+        raise RemoteProtocolError(why)
+    return page[at:]
