@@ -18,20 +18,24 @@ from types import FrameType
 
 from rdht import log, roster, scan
 from rdht.client import Client, observe
-from rdht.errors import ConfigurationError, RdhtError
-from rdht.messages import Message, Status, encode
+from rdht.errors import ConfigurationError, DeadlineError, RdhtError
+from rdht.limits import MAX_WINDOW
+from rdht.messages import Message, Status
 from rdht.profiles import PROFILES
 from rdht.records import write_json
+from rdht.replica import Mode
 from rdht.ring import Ring
 from rdht.roster import DEFAULT_KEY_RANGE
 from rdht.scan import Digest
 from rdht.server import Server
-from rdht.transport import read_json
+from rdht.transport import ClientConnection, read_json
 from rdht.workload import ClientProcess, Parameters
 
 EXIT_FAILED = 1
 EXIT_NOT_FOUND = 1
 _START_DELAY_S = 0.1
+_SERVED_TIMEOUT_S = 5.0  # for servers that have just started to find each other
+_POLL_S = 0.02
 
 
 def main() -> int:
@@ -75,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
 
     server = add("server", _serve, "Run one server until TERM.")
     add_process(server, "the server's name in the roster", None)
+    server.add_argument(
+        "--durable", type=Path, metavar="DIR", help="keep on disk here whatever is promised"
+    )
     server.add_argument("--workers", type=_count, default=8, metavar="N", help="(default 8)")
 
     client = add("client", _run_client, "Run one client's share of an experiment.")
@@ -94,6 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     client.add_argument("--seed", type=int, metavar="N", help="same seed, same commands")
     client.add_argument("--profile", choices=sorted(PROFILES), default="classic")
+    client.add_argument(
+        "--window", type=_window, default=1, metavar="N", help="commands in flight a thread"
+    )
     client.add_argument("--results", required=True, type=Path, metavar="FILE")
     client.add_argument(
         "--start-file", type=Path, metavar="FILE", help="wait for this file and the time in it"
@@ -125,6 +135,14 @@ def _count(text: str) -> int:
         why = f"{text!r} is not a number from 1 on"
         raise argparse.ArgumentTypeError(why)
     return int(text)
+
+
+def _window(text: str) -> int:
+    number = _count(text)
+    if number >= MAX_WINDOW:
+        why = f"{text!r} is not a number from 1 to {MAX_WINDOW - 1}"
+        raise argparse.ArgumentTypeError(why)
+    return number
 
 
 def _number(text: str, low: float, high: float, expected: str) -> float:
@@ -174,7 +192,13 @@ def _serve(arguments: argparse.Namespace) -> int:
     _end_on_thread_failure(log.set_up(f"server {arguments.name}"))
     stop = threading.Event()
     servers = roster.load(arguments.roster)
-    server = Server(servers, arguments.name, arguments.workers, trace=arguments.trace)
+    server = Server(
+        servers,
+        arguments.name,
+        arguments.workers,
+        durable=arguments.durable,
+        trace=arguments.trace,
+    )
     _on_term(stop.set)
     _say_ready(arguments.ready_fd)
     server.serve(stop)
@@ -192,6 +216,7 @@ def _run_client(arguments: argparse.Namespace) -> int:
         duration_s=None if arguments.commands else arguments.duration,
         seed=secrets.randbits(32) if arguments.seed is None else arguments.seed,
         profile=arguments.profile,
+        window=arguments.window,
     )
     if not arguments.results.parent.is_dir():
         why = f"--results {arguments.results}: there is no folder {arguments.results.parent}"
@@ -235,14 +260,18 @@ def _run_command(arguments: argparse.Namespace) -> int:
 
 
 def _ping(arguments: argparse.Namespace) -> int:
-    """Shake hands with every server; one that does not answer has `error` instead of a time."""
+    """Shake hands with every server, and wait until each serves all its ranges.
+
+    One that does not answer, or does not serve in time, has `error` instead of a time.
+    """
     servers = roster.load(arguments.roster)
     answers: dict[str, dict[str, object]] = {}
     for server in servers.servers:
         begin_s = time.perf_counter()
         try:
-            with observe(servers, server.name):
+            with observe(servers, server.name) as connection:
                 elapsed_s = time.perf_counter() - begin_s
+                _wait_until_served(connection)
                 answers[server.name] = {"handshake_ms": round(elapsed_s * 1e3, 3)}
         except RdhtError as error:
             answers[server.name] = {"error": str(error)}
@@ -250,10 +279,24 @@ def _ping(arguments: argparse.Namespace) -> int:
     return EXIT_FAILED if any("error" in answer for answer in answers.values()) else 0
 
 
+def _wait_until_served(connection: ClientConnection) -> None:
+    deadline_s = time.monotonic() + _SERVED_TIMEOUT_S
+    while True:
+        ranges = read_json(connection.ask(Message(Status.STATS)))["ranges"]
+        not_served = {number: one["mode"] for number, one in ranges.items()}
+        not_served = {number: mode for number, mode in not_served.items() if mode != Mode.SERVING}
+        if not not_served:
+            return
+        if time.monotonic() > deadline_s or Mode.LOST in not_served.values():
+            rows = ", ".join(f"range {number} is {mode}" for number, mode in not_served.items())
+            why = f"server {connection.server}: {rows}"
+            raise DeadlineError(why)
+        time.sleep(_POLL_S)
+
+
 def _status(arguments: argparse.Namespace) -> int:
     with observe(roster.load(arguments.roster), arguments.name) as connection:
-        connection.send(encode(Message(Status.STATS)))
-        print(json.dumps(read_json(connection.receive())))
+        print(json.dumps(read_json(connection.ask(Message(Status.STATS)))))
     return 0
 
 
@@ -267,8 +310,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         with observe(servers, server.name) as connection:
             key_range = key_range or connection.welcome["key_range"]
             while True:
-                connection.send(encode(Message(Status.SCAN)))
-                page = connection.receive().value
+                page = connection.ask(Message(Status.SCAN)).value
                 if not page:
                     break
                 held[server.name].update(scan.unpack_page(page))

@@ -2,40 +2,28 @@
 
 import contextlib
 import itertools
-import logging
-import os
-import random
 import threading
-import time
 import weakref
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
-from rdht import log, roster
-from rdht.coordinator import Command, Coordinator, State
-from rdht.errors import (
-    AbortedError,
-    ConfigurationError,
-    ConnectError,
-    NetworkError,
-    ProtocolError,
-    RdhtError,
-    UnknownOutcomeError,
-)
-from rdht.limits import (
-    COMMAND_TIMEOUT_S,
-    RETRY_BACKOFF_FIRST_S,
-    RETRY_BACKOFF_MAX_S,
-)
-from rdht.messages import Message, Name, Operation, Reason, Status, encode
-from rdht.profiles import PROFILES, Profile
+from rdht import roster
+from rdht.coordinator import Command
+from rdht.errors import AbortedError, ConfigurationError, UnknownOutcomeError
+from rdht.execution import Execution, Outcome
+from rdht.limits import MAX_WINDOW
+from rdht.messages import Operation
+from rdht.parts import Result
+from rdht.profiles import DEFAULT_PROFILE, PROFILES
 from rdht.ring import Ring
 from rdht.roster import DEFAULT_KEY_RANGE, Roster
+from rdht.session import Session
 from rdht.transport import ClientConnection, Hello
 
-_logger = logging.getLogger("rdht")
+_T = TypeVar("_T")
+# A mapping's type is exact in its keys.
+Values = Mapping[bytes, bytes | str] | Mapping[str, bytes | str] | Mapping[bytes | str, bytes | str]
 
 
 class Versioned(NamedTuple):
@@ -43,195 +31,6 @@ class Versioned(NamedTuple):
 
     value: bytes | None
     version: int
-
-
-@dataclass
-class Counters:
-    """What a session has done so far."""
-
-    conflicts: int = 0  # attempts that another transaction's lock refused
-    connections: int = 0
-    messages_sent: int = 0
-    messages_received: int = 0
-    bytes_sent: int = 0
-    bytes_received: int = 0
-
-
-class Session:
-    """One thread's connections to the servers; runs one command at a time.
-
-    A session that lost a connection is broken: its transactions may be in doubt, so it runs no
-    more commands.
-    """
-
-    def __init__(  # noqa: PLR0913 - the identity of a session has these parts
-        self,
-        servers: Roster,
-        ring: Ring,
-        profile: Profile,
-        client: str,
-        thread: int,
-        *,
-        trace: bool = False,
-    ) -> None:
-        """Be the thread number `thread` of the client named `client`; connect when needed."""
-        self.lost: dict[str, RdhtError] = {}  # servers, and how each was lost
-        self._closed = False
-        self._roster = servers
-        self._ring = ring
-        self._profile = profile
-        self._client = client
-        self._thread = thread
-        self._trace = trace
-        self._order = itertools.count(1)
-        self._sequence = itertools.count(1)
-        self._incarnation = int.from_bytes(os.urandom(8))
-        self._backoff = random.Random(self._incarnation)  # noqa: S311 - no secret
-        self._connections: dict[str, ClientConnection] = {}
-        self._conflicts = 0
-
-    def connect(self) -> None:
-        """Open the connections to all servers; ConnectError names the first that fails."""
-        for server in self._roster.servers:
-            self._connection(server.name)
-
-    def counters(self) -> Counters:
-        """Return the figures so far."""
-        connections = list(self._connections.values())
-        return Counters(
-            self._conflicts,
-            len(connections),
-            sum(connection.messages_sent for connection in connections),
-            sum(connection.messages_received for connection in connections),
-            sum(connection.bytes_sent for connection in connections),
-            sum(connection.bytes_received for connection in connections),
-        )
-
-    @property
-    def broken(self) -> bool:
-        """Whether the session can run no more commands."""
-        return self._closed
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._closed = True
-        for connection in list(self._connections.values()):
-            connection.close()
-
-    def __del__(self) -> None:
-        """Close the connections of a thread that has ended."""
-        self.close()
-
-    def execute(self, command: Command) -> Message:
-        """Carry out a command; return what the replicas answered.
-
-        A lock conflict is retried until COMMAND_TIMEOUT_S. Raises AbortedError (certainly not
-        carried out) or UnknownOutcomeError; both name the servers that were lost, if any were.
-        """
-        if self._closed:
-            why = "the session is closed"
-            raise AbortedError(why, self.lost)
-        sequence = next(self._sequence)
-        deadline_s = time.monotonic() + COMMAND_TIMEOUT_S
-        backoff_s = RETRY_BACKOFF_FIRST_S
-        for attempt in itertools.count(1):
-            name = Name(self._incarnation, sequence, attempt)
-            coordinator = Coordinator(name, command, self._ring.replicas(command.key))
-            self._drive(coordinator)
-            if coordinator.state is State.COMMITTED:
-                return coordinator.result
-            what = f"{command.operation.name.lower()} of key {command.key!r}"
-            if coordinator.state is State.UNKNOWN:
-                why = f"{what} may have been done: {_reasons(self.lost)}"
-                raise UnknownOutcomeError(why, self.lost)
-            if self.lost:
-                why = f"{what} was not done: {_reasons(self.lost)}"
-                raise AbortedError(why, self.lost)
-            if coordinator.refusal is Reason.STOPPING:
-                why = f"{what} was not done: a server is stopping"
-                raise AbortedError(why)
-            self._conflicts += 1
-            if time.monotonic() > deadline_s:
-                why = f"{what} was not done: its lock was taken at each of {attempt} attempts"
-                raise AbortedError(why)
-            time.sleep(self._backoff.uniform(0, backoff_s))
-            backoff_s = min(2 * backoff_s, RETRY_BACKOFF_MAX_S)
-        raise AssertionError  # pragma: no cover - the loop has no other end
-
-    def _drive(self, coordinator: Coordinator) -> None:
-        """Carry one attempt to its end; a session that lost a server is closed after it."""
-        sends = coordinator.start()
-        while sends:
-            answering = []
-            following: list[tuple[str, Message]] = []
-            encoded: Message | None = None
-            for server, message in sends:
-                if message is not encoded:
-                    frame, encoded = encode(message, self._profile.frame_bytes), message
-                try:
-                    self._connection(server).send(frame)
-                    answering.append(server)
-                except NetworkError as error:
-                    self.lost[server] = error
-                    reached = not isinstance(error, ConnectError)
-                    following += coordinator.lost(server, reached=reached)
-                if self._trace:
-                    self._log_trace(server, coordinator, message.status)
-            for server in answering:
-                try:
-                    answer = self._connections[server].receive()
-                except (NetworkError, ProtocolError) as error:
-                    self.lost[server] = error
-                    following += coordinator.lost(server)
-                    continue
-                if self._trace:
-                    self._log_trace(server, coordinator, answer.status)
-                following += self._take(coordinator, server, answer)
-            sends = following
-        if self.lost:
-            self.close()
-
-    def _take(
-        self, coordinator: Coordinator, server: str, answer: Message
-    ) -> list[tuple[str, Message]]:
-        try:
-            return coordinator.receive(server, answer)
-        except ProtocolError:
-            self.close()
-            raise
-
-    def _connection(self, server: str) -> ClientConnection:
-        connection = self._connections.get(server)
-        if connection is None:
-            hello = Hello(
-                server,
-                [member.name for member in self._roster.servers],
-                self._client,
-                self._thread,
-                self._incarnation,
-                self._ring.key_range,
-                self._profile.frame_bytes,
-            )
-            address = self._roster.server(server)
-            connection = ClientConnection(address, hello)
-            self._connections[server] = connection
-        return connection
-
-    def _log_trace(self, server: str, coordinator: Coordinator, status: Status) -> None:
-        operation, key, value, version = coordinator.command
-        request = Message(
-            Status.REQUEST, coordinator.name, operation, version=version, key=key, value=value
-        )
-        order = next(self._order)
-        line = log.trace_line(server, self._client, self._thread, request, status, order)
-        _logger.info(line)
-
-
-def _reasons(lost: dict[str, RdhtError]) -> str:
-    return (
-        "; ".join(str(error) for error in lost.values())
-        or "a server had given up waiting for the decision"
-    )
 
 
 class Client:
@@ -248,7 +47,7 @@ class Client:
         servers: Roster | str | Path,
         *,
         key_range: int = DEFAULT_KEY_RANGE,
-        profile: str = "classic",
+        profile: str = DEFAULT_PROFILE,
         name: str = "client",
         trace: bool = False,
     ) -> None:
@@ -262,6 +61,7 @@ class Client:
             why = f"there is no profile {profile!r}; there is {', '.join(sorted(PROFILES))}"
             raise ConfigurationError(why)
         self._profile = PROFILES[profile]
+        self._secret = self._roster.secret()
         self._closed = False
         self._name = name
         self._trace = trace
@@ -285,48 +85,203 @@ class Client:
 
     def get(self, key: bytes | str) -> bytes | None:
         """Return the key's value, or None if it has none."""
-        return self.get_versioned(key).value
+        return _value(self._run(Operation.GET, key))
 
     def get_versioned(self, key: bytes | str) -> Versioned:
         """Return the key's value and version; an absent key has a version too."""
-        result = self._execute(Operation.GET, key)
-        return Versioned(result.value if result.status is Status.DONE else None, result.version)
+        result = self._run(Operation.GET, key)
+        return Versioned(_value(result), result.version)
 
     def put(self, key: bytes | str, value: bytes | str) -> int:
         """Set the key's value; return its new version."""
-        return self._execute(Operation.PUT, key, value).version
+        return _new_version(self._run(Operation.PUT, key, value))
 
     def add(self, key: bytes | str, value: bytes | str) -> bool:
         """Set the key's value if it has none; return whether it was set."""
-        return self._execute(Operation.ADD, key, value).status is Status.DONE
+        return self._run(Operation.ADD, key, value).found
 
     def delete(self, key: bytes | str) -> bool:
         """Remove the key's value; return whether there was one."""
-        return self._execute(Operation.DELETE, key).status is Status.DONE
+        return self._run(Operation.DELETE, key).found
 
     def cas(self, key: bytes | str, value: bytes | str, version: int) -> bool:
         """Set the key's value if the key is still at `version`; return whether it was set."""
-        return self._execute(Operation.CAS, key, value, version).status is Status.DONE
+        return self._run(Operation.CAS, key, value, version).found
 
-    def _execute(
+    def put_many(self, values: Values) -> None:
+        """Set the values of many keys: all of them, or, if it raises AbortedError, none."""
+        self._run_many([_command(Operation.PUT, *pair) for pair in values.items()])
+
+    def get_many(self, keys: Iterable[bytes | str]) -> dict[bytes, bytes | None]:
+        """Return the values of many keys (None: absent), all as they were at one moment."""
+        asked = {_to_bytes(key) for key in keys}
+        while True:
+            results = self._run_many([Command(Operation.GET, key) for key in sorted(asked)])
+            if len(results) == len(asked):
+                return dict(zip(sorted(asked), map(_value, results), strict=True))
+            # A server finished it in our place, and only knows that it was done: read again.
+
+    @contextlib.contextmanager
+    def pipeline(self, window: int = 32) -> Iterator["Pipeline"]:
+        """Have up to `window` commands of this thread in flight; at the end all are over.
+
+        Commands on one key keep their order. Raises the first error that no `Pending.result` has
+        raised.
+        """
+        if not 0 < window < MAX_WINDOW:
+            why = f"a window of {window}; allowed are 1 to {MAX_WINDOW - 1}"
+            raise ConfigurationError(why)
+        session = self._session()
+        pipeline = Pipeline(session, window)
+        try:
+            yield pipeline
+        finally:
+            session.drain()
+        pipeline.finish()
+
+    def _run(
         self, operation: Operation, key: bytes | str, value: bytes | str = b"", version: int = 0
-    ) -> Message:
+    ) -> Result:
+        session = self._session()
+        execution = session.execute((_command(operation, key, value, version),))
+        return _results(session, execution)[0]
+
+    def _run_many(self, commands: Sequence[Command]) -> list[Result]:
+        if not commands:
+            return []
+        session = self._session()
+        return _results(session, session.execute(commands))
+
+    def _session(self) -> Session:
+        """Return the session of this thread."""
         if self._closed:
             why = "the client is closed"
             raise AbortedError(why)
-        session = getattr(self._local, "session", None)
-        if session is None or session.broken:
+        session: Session | None = getattr(self._local, "session", None)
+        if session is None or session.is_closed:
             session = Session(
                 self._roster,
                 self._ring,
                 self._profile,
                 self._name,
                 next(self._thread_numbers),
+                secret=self._secret,
                 trace=self._trace,
             )
             self._local.session = session
             self._sessions.add(session)
-        return session.execute(Command(operation, _to_bytes(key), _to_bytes(value), version))
+        return session
+
+
+class Pending(Generic[_T]):
+    """What a command in a pipeline will return."""
+
+    def __init__(
+        self, session: Session, execution: Execution, convert: Callable[[Result], _T]
+    ) -> None:
+        """Stand for the result of `execution`."""
+        self.is_collected = False
+        self._session = session
+        self._execution = execution
+        self._convert = convert
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there is no error left to raise."""
+        return self.is_collected or self._execution.outcome is Outcome.DONE
+
+    def result(self) -> _T:
+        """Wait for the command's end; return or raise what `Client`'s method would have."""
+        self.is_collected = True
+        self._session.wait(self._execution)
+        return self._convert(_results(self._session, self._execution)[0])
+
+
+class Pipeline:
+    """Commands in flight together; each method is that of `Client`, and returns at once."""
+
+    def __init__(self, session: Session, window: int) -> None:
+        """Run up to `window` commands at the same time on the session's connections."""
+        self._session = session
+        self._window = window
+        self._pending: list[Pending[Any]] = []
+
+    def get(self, key: bytes | str) -> Pending[bytes | None]:
+        """Return the key's value, or None if it has none."""
+        return self._begin(_value, Operation.GET, key)
+
+    def put(self, key: bytes | str, value: bytes | str) -> Pending[int]:
+        """Set the key's value; return its new version."""
+        return self._begin(_new_version, Operation.PUT, key, value)
+
+    def add(self, key: bytes | str, value: bytes | str) -> Pending[bool]:
+        """Set the key's value if it has none; return whether it was set."""
+        return self._begin(_found, Operation.ADD, key, value)
+
+    def delete(self, key: bytes | str) -> Pending[bool]:
+        """Remove the key's value; return whether there was one."""
+        return self._begin(_found, Operation.DELETE, key)
+
+    def cas(self, key: bytes | str, value: bytes | str, version: int) -> Pending[bool]:
+        """Set the key's value if the key is still at `version`; return whether it was set."""
+        return self._begin(_found, Operation.CAS, key, value, version)
+
+    def finish(self) -> None:
+        """Wait for all; raise the first error that was not raised yet."""
+        self._session.drain()
+        for pending in self._pending:
+            if not pending.is_settled:
+                pending.result()
+        self._pending.clear()
+
+    def _begin(
+        self,
+        convert: Callable[[Result], _T],
+        operation: Operation,
+        key: bytes | str,
+        value: bytes | str = b"",
+        version: int = 0,
+    ) -> Pending[_T]:
+        command = _command(operation, key, value, version)
+        execution = self._session.submit((command,), self._window)
+        pending = Pending(self._session, execution, convert)
+        if len(self._pending) > 2 * self._window:
+            self._pending = [one for one in self._pending if not one.is_settled]
+        self._pending.append(pending)
+        return pending
+
+
+def _command(
+    operation: Operation, key: bytes | str, value: bytes | str = b"", version: int = 0
+) -> Command:
+    return Command(operation, _to_bytes(key), _to_bytes(value), version)
+
+
+def _results(session: Session, execution: Execution) -> list[Result]:
+    """Return what a command that has ended found; raise if it was not done for certain."""
+    if execution.outcome is Outcome.DONE:
+        return execution.results()
+    operation, key, _, _ = execution.commands[0]
+    more = len(execution.commands) - 1
+    what = f"{operation.name.lower()} of key {key!r}" + (f" and {more} more" if more else "")
+    why = f"{execution.why}; " + "; ".join(map(str, session.lost.values()))
+    if execution.outcome is Outcome.UNKNOWN:
+        text = f"{what} may have been done: {why.removesuffix('; ')}"
+        raise UnknownOutcomeError(text, session.lost)
+    text = f"{what} was not done: {why.removesuffix('; ')}"
+    raise AbortedError(text, session.lost)
+
+
+def _value(result: Result) -> bytes | None:
+    return result.value if result.found else None
+
+
+def _new_version(result: Result) -> int:
+    return result.version + 1
+
+
+def _found(result: Result) -> bool:
+    return result.found
 
 
 def _to_bytes(text: bytes | str) -> bytes:
@@ -337,7 +292,7 @@ def _to_bytes(text: bytes | str) -> bytes:
 def observe(servers: Roster, name: str) -> Iterator[ClientConnection]:
     """Connect to one server to ask for its figures; runs no commands."""
     hello = Hello(name, [member.name for member in servers.servers], "observer", 0, 0, 0, 0)
-    connection = ClientConnection(servers.server(name), hello)
+    connection = ClientConnection(servers.server(name), hello, servers.secret())
     try:
         yield connection
     finally:

@@ -1,16 +1,20 @@
-"""Messages over sockets: connecting, the handshake's fields, reading and writing frames."""
+"""Messages over sockets: connecting, the handshake, reading and writing frames."""
 
 import json
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from dataclasses import fields as dataclass_fields
 from typing import Any
 
+from rdht.authentication import NONCE_BYTES, TAG_BYTES, Handshake, Seal
 from rdht.errors import (
+    AuthenticationError,
     ConnectError,
     ConnectionLostError,
     DeadlineError,
@@ -19,13 +23,15 @@ from rdht.errors import (
 )
 from rdht.limits import (
     ACCEPT_BACKLOG,
-    COMMAND_TIMEOUT_S,
+    CLIENT_TICK_S,
     CONNECT_TIMEOUT_S,
+    MAX_FRAME_BYTES,
+    MAX_HANDSHAKE_BYTES,
     MAX_UNSENT_BYTES,
     RECEIVE_BYTES,
 )
-from rdht.messages import Decoder, Message, Status, encode
-from rdht.participant import Entry
+from rdht.messages import Decoder, Flag, Message, Status, encode
+from rdht.replica import Entry
 from rdht.roster import ServerAddress
 
 
@@ -33,7 +39,8 @@ from rdht.roster import ServerAddress
 class Hello:
     """What a client says first; the server refuses what does not fit it.
 
-    `key_range` 0 marks an observer, which asks for figures and runs no commands.
+    `key_range` 0 marks an observer, which asks for figures and runs no commands. `resumes` is the
+    incarnation of the server that this client was connected to before, or 0.
     """
 
     server: str
@@ -43,10 +50,12 @@ class Hello:
     incarnation: int
     key_range: int
     frame_bytes: int
+    resumes: int = 0
+    is_server: bool = False
 
-    def to_message(self) -> Message:
+    def to_message(self, nonce: bytes = b"") -> Message:
         """Return the HELLO message."""
-        return Message(Status.HELLO, value=json.dumps(asdict(self)).encode())
+        return Message(Status.HELLO, key=nonce, value=json.dumps(asdict(self)).encode())
 
     @classmethod
     def from_message(cls, message: Message) -> "Hello":
@@ -57,11 +66,15 @@ class Hello:
             why = f"expected a HELLO with {', '.join(sorted(expected))}"
             raise RemoteProtocolError(why)
         hello = cls(**fields)
-        numbers = (hello.thread, hello.incarnation, hello.key_range, hello.frame_bytes)
+        numbers = (
+            *(hello.thread, hello.incarnation, hello.resumes),
+            *(hello.key_range, hello.frame_bytes),
+        )
         if not (
             isinstance(hello.servers, list)
+            and isinstance(hello.is_server, bool)
             and all(isinstance(text, str) for text in (hello.server, hello.client, *hello.servers))
-            and all(type(number) is int and number >= 0 for number in numbers)
+            and all(type(number) is int and 0 <= number < 2**64 for number in numbers)
             and hello.frame_bytes <= RECEIVE_BYTES
         ):
             why = "a field of the HELLO has the wrong type or size"
@@ -107,78 +120,162 @@ def set_options(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 5)
+    # While something is on its way, no keepalive is sent, and the system tries for 15 minutes.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 15_000)
+
+
+class Packer:
+    """Messages into frames for one connection, padded and tagged as its handshake agreed."""
+
+    def __init__(self) -> None:
+        """Neither pad nor tag, as the handshake begins."""
+        self.frame_bytes = 0  # of a frame with its tag, at least
+        self.seal: Seal | None = None
+
+    def pack(self, message: Message) -> bytes:
+        """Return the frame; frames must be sent in the order in which they are packed."""
+        if self.seal is None:
+            return encode(message, self.frame_bytes)
+        frame = encode(message, self.frame_bytes - TAG_BYTES)
+        return frame + self.seal.tag(frame)
 
 
 class ClientConnection:
     """A blocking connection from one client thread to one server."""
 
-    def __init__(self, server: ServerAddress, hello: Hello) -> None:
-        """Connect and shake hands, within CONNECT_TIMEOUT_S each; ConnectError says why not.
-
-        Later each wait for an answer is bounded by COMMAND_TIMEOUT_S.
-        """
+    def __init__(
+        self,
+        server: ServerAddress,
+        hello: Hello,
+        secret: bytes | None,
+        timeout_s: float = CONNECT_TIMEOUT_S,
+    ) -> None:
+        """Connect and shake hands, within `timeout_s` each; ConnectError says why not."""
         self.server = server.name
+        self.owed = 0  # answers
         self.bytes_sent = 0
         self.bytes_received = 0
         self.messages_sent = 0
         self.messages_received = 0
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
         self._decoder = Decoder()
-        self._arrived: list[Message] = []
+        self._packer = Packer()
+        self._unsent: list[bytes] = []
+        self._last_words = ""  # of an ERROR
         where = f"server {server.name} at {server.address}:{server.port}"
         try:
-            self._socket = socket.create_connection(
-                (server.address, server.port), CONNECT_TIMEOUT_S
-            )
+            self._socket = socket.create_connection((server.address, server.port), timeout_s)
         except (OSError, UnicodeError) as error:
             why = f"{where}: {_reason(error)}"
             raise ConnectError(why) from error
         try:
             set_options(self._socket)
-            _set_timeouts(self._socket, CONNECT_TIMEOUT_S)
-            self.send(encode(hello.to_message()))
-            self.welcome = self._read_welcome(self.receive())
-            _set_timeouts(self._socket, COMMAND_TIMEOUT_S)
-        except (NetworkError, RemoteProtocolError) as error:
+            self._descriptor = self._socket.fileno()
+            self._socket.setblocking(True)
+            _set_timeout(self._socket, socket.SO_SNDTIMEO, timeout_s)
+            _set_timeout(self._socket, socket.SO_RCVTIMEO, timeout_s)
+            self.welcome = self._shake_hands(hello, secret)
+            _set_timeout(self._socket, socket.SO_RCVTIMEO, CLIENT_TICK_S)
+        except (NetworkError, RemoteProtocolError, AuthenticationError) as error:
             self.close()
             why = f"{where}: {error}"
             raise ConnectError(why) from error
 
-    def send(self, frame: bytes) -> None:
-        """Send an encoded message; ConnectionLostError if the connection is gone."""
+    def _shake_hands(self, hello: Hello, secret: bytes | None) -> dict[str, Any]:
+        nonce = os.urandom(NONCE_BYTES) if secret else b""
+        said = hello.to_message(nonce)
+        self.queue(said)
+        seal = None
+        if secret:
+            challenge = self._converse(Status.CHALLENGE)
+            handshake = Handshake(secret, encode(said), nonce, challenge.key)
+            seal, self._decoder.seal = handshake.open_client(challenge.value)
+            self.queue(Message(Status.PROOF, value=handshake.client_proof))
+        answer = self._converse(Status.WELCOME)
+        self._packer.seal = seal
+        self._packer.frame_bytes = hello.frame_bytes
+        self.owed = 0
+        return read_json(answer)
+
+    def _converse(self, expected: Status) -> Message:
+        """Send what is queued, and return the one answer to it."""
+        self.flush()
+        messages = self.receive()
+        if not messages:
+            why = "no answer in time"
+            raise DeadlineError(why)
+        status = messages[0].status
+        if status is Status.WELCOME is not expected:
+            why = "it does not ask for the secret that this side's roster names"
+            raise AuthenticationError(why)
+        if status is not expected:
+            why = f"expected a {expected.name}, got {status.name}"
+            raise RemoteProtocolError(why)
+        # What comes right behind a WELCOME answers what was lost, and will be said again.
+        return messages[0]
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor, even if another thread has closed it."""
+        return self._descriptor
+
+    def queue(self, message: Message) -> None:
+        """Have a message sent with the next `flush`."""
+        self._unsent.append(self._packer.pack(message))
+        self.messages_sent += 1
+        self.owed += not message.flags & Flag.SILENT
+
+    def flush(self) -> None:
+        """Send what is queued; ConnectionLostError or DeadlineError if that is not to be had."""
+        data = self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent)
+        self._unsent.clear()
         try:
-            self._socket.sendall(frame)
+            self._socket.sendall(data)
         except BlockingIOError as error:
             why = f"{self.server} took no more bytes in time"
             raise DeadlineError(why) from error
         except OSError as error:
             raise self._lost(error) from error
-        self.bytes_sent += len(frame)
-        self.messages_sent += 1
+        self.bytes_sent += len(data)
 
-    def receive(self) -> Message:
-        """Return the next message.
+    def ask(self, message: Message) -> Message:
+        """Send a question of an observer, and return the answer, within CONNECT_TIMEOUT_S.
 
-        Raises DeadlineError, ConnectionLostError, or RemoteProtocolError with the server's words
-        if it sent an ERROR.
+        Raises DeadlineError, or as `receive`.
         """
-        while not self._arrived:
+        self.queue(message)
+        self.flush()
+        deadline_s = time.monotonic() + CONNECT_TIMEOUT_S
+        while time.monotonic() < deadline_s:
+            for answer in self.receive():
+                return answer
+        why = f"{self.server} did not answer in time"
+        raise DeadlineError(why)
+
+    def receive(self) -> list[Message]:
+        """Return what has arrived, waiting for it up to CLIENT_TICK_S.
+
+        Raises ConnectionLostError, with the server's words if it sent an ERROR;
+        RemoteProtocolError and AuthenticationError for what is no frame.
+        """
+        messages: list[Message] = []
+        while not messages:  # the rest of a large frame is on its way
+            if self._last_words:
+                raise ConnectionLostError(self._last_words)
             try:
                 received = self._socket.recv_into(self._buffer)
-            except BlockingIOError as error:
-                why = f"{self.server} did not answer in time"
-                raise DeadlineError(why) from error
+            except BlockingIOError:
+                return []
             except OSError as error:
                 raise self._lost(error) from error
             if not received:
                 raise self._lost(None)
             self.bytes_received += received
-            self._arrived = self._decoder.feed(bytes(self._buffer[:received]))[::-1]
-        self.messages_received += 1
-        message = self._arrived.pop()
-        if message.status is Status.ERROR:
-            raise RemoteProtocolError(message.value.decode(errors="replace"))
-        return message
+            messages = self._decoder.feed(bytes(self._buffer[:received]))
+            if messages and messages[-1].status is Status.ERROR:
+                self._last_words = messages.pop().value.decode(errors="replace")
+        self.messages_received += len(messages)
+        self.owed = max(0, self.owed - len(messages))
+        return messages
 
     def close(self) -> None:
         """Close the socket, and end a receive that another thread waits in."""
@@ -190,31 +287,23 @@ class ClientConnection:
         detail = f": {error.strerror}" if error else ""
         return ConnectionLostError(f"{self.server} closed the connection{detail}")
 
-    def _read_welcome(self, message: Message) -> dict[str, Any]:
-        if message.status is not Status.WELCOME:
-            why = f"expected a WELCOME, got {message.status.name}"
-            raise RemoteProtocolError(why)
-        return read_json(message)
 
-
-def _set_timeouts(sock: socket.socket, timeout_s: float) -> None:
-    """Bound each blocking send and receive in the kernel.
+def _set_timeout(sock: socket.socket, option: int, timeout_s: float) -> None:
+    """Bound each blocking send or receive in the kernel.
 
     `settimeout` would cost a poll before every call. A 32-bit system may take either size of
     time_t, so both are tried.
     """
-    sock.setblocking(True)
     seconds = int(timeout_s)
     microseconds = int((timeout_s - seconds) * 1e6)
-    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", seconds, microseconds))
-        except OSError:
-            sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("qq", seconds, microseconds))
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", seconds, microseconds))
+    except OSError:
+        sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("qq", seconds, microseconds))
 
 
 class ServerConnection:
-    """A non-blocking connection as a server's worker sees it."""
+    """A non-blocking connection as a server sees it: one worker reads, any thread writes."""
 
     def __init__(self, sock: socket.socket, peer: str, deadline_s: float) -> None:
         """Take an accepted socket; `deadline_s` is when the handshake must be over."""
@@ -222,17 +311,50 @@ class ServerConnection:
         set_options(sock)
         self.peer = peer
         self.hello: Hello | None = None
+        self.handshake: tuple[Hello, Handshake] | None = None  # under way
         self.deadline_s = deadline_s
         self.scan: Iterator[tuple[bytes, Entry]] | None = None  # what a SCAN has left to tell
         self.bytes_sent = 0
         self.bytes_received = 0
+        self.want_write: Callable[[bool], None] = lambda _wanted: None
         self._socket = sock
-        self._decoder = Decoder()
+        self._decoder = Decoder(MAX_HANDSHAKE_BYTES)
+        self._lock = threading.Lock()  # guards what writing needs
+        self._packer = Packer()
         self._unsent = bytearray()
+        self._closed = False
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""
         return self._socket.fileno()
+
+    def challenge(self, said: Message, hello: Hello, secret: bytes) -> None:
+        """Answer a HELLO with this side's nonce and proof; AuthenticationError if it has none."""
+        if not said.key:
+            why = "this cluster has a secret, and the client's roster names no secret_file"
+            raise AuthenticationError(why)
+        nonce = os.urandom(NONCE_BYTES)
+        handshake = Handshake(secret, encode(said), said.key, nonce)
+        self.handshake = hello, handshake
+        self.write([Message(Status.CHALLENGE, key=nonce, value=handshake.server_proof)])
+
+    def accept_proof(self, proof: Message) -> Hello:
+        """Return what the client said, now that it is proved; AuthenticationError if it is not."""
+        if self.handshake is None or proof.status is not Status.PROOF:
+            why = f"expected a PROOF, got {proof.status.name}"
+            raise RemoteProtocolError(why)
+        hello, handshake = self.handshake
+        self.handshake = None
+        outgoing, self._decoder.seal = handshake.open_server(proof.value)
+        self._packer.seal = outgoing
+        return hello
+
+    def welcome(self, hello: Hello, document: dict[str, Any]) -> None:
+        """End the handshake: from now on frames are as the client wants them."""
+        self.write([Message(Status.WELCOME, value=json.dumps(document).encode())])
+        self._packer.frame_bytes = hello.frame_bytes
+        self._decoder.max_frame_bytes = MAX_FRAME_BYTES
+        self.hello = hello
 
     def read(self, buffer: memoryview) -> list[Message]:
         """Return what arrived, read through `buffer`; ConnectionLostError at the stream's end."""
@@ -248,24 +370,29 @@ class ServerConnection:
         self.bytes_received += received
         return self._decoder.feed(bytes(buffer[:received]))
 
-    def write(self, messages: Iterable[Message]) -> bool:
-        """Send as much as the socket takes; return whether bytes are left for `flush`."""
-        frame_bytes = self.hello.frame_bytes if self.hello else 0
-        data = b"".join([encode(message, frame_bytes) for message in messages])
-        if self._unsent:
-            self._unsent += data
-            self.flush()
-        else:
-            self._unsent += data[self._send(data) :]
-        if len(self._unsent) > MAX_UNSENT_BYTES:
-            why = f"reads too slowly: {len(self._unsent)} bytes are waiting for it"
-            raise ConnectionLostError(why)
-        return bool(self._unsent)
+    def write(self, messages: Iterable[Message]) -> None:
+        """Send as much as the socket takes now, and the rest when it takes more."""
+        with self._lock:
+            if self._closed:
+                return
+            data = b"".join([self._packer.pack(message) for message in messages])
+            if self._unsent:
+                self._unsent += data
+            else:
+                sent = self._send(data)
+                if sent < len(data):
+                    self._unsent += data[sent:]
+                    self.want_write(True)
+            if len(self._unsent) > MAX_UNSENT_BYTES:
+                why = f"reads too slowly: {len(self._unsent)} bytes are waiting for it"
+                raise ConnectionLostError(why)
 
-    def flush(self) -> bool:
-        """Send what `write` left; return whether bytes are still left."""
-        del self._unsent[: self._send(self._unsent)]
-        return bool(self._unsent)
+    def flush(self) -> None:
+        """Send what `write` left."""
+        with self._lock:
+            del self._unsent[: self._send(self._unsent)]
+            if not self._unsent:
+                self.want_write(False)
 
     def hang_up(self) -> None:
         """End the stream both ways from any thread; its worker then closes it."""
@@ -274,7 +401,9 @@ class ServerConnection:
 
     def close(self) -> None:
         """Close the socket; only its worker does this."""
-        self._socket.close()
+        with self._lock:
+            self._closed = True
+            self._socket.close()
 
     def _send(self, data: bytes | bytearray) -> int:
         try:

@@ -1,7 +1,7 @@
 """A worker: one thread, one epoll, its own share of a server's connections.
 
-So 8 workers serve 40 sockets and more. A worker reads what is there, has every message answered,
-and sends the answers with one call.
+So 8 workers serve 40 sockets and more. A worker reads what is there and has it dealt with as one
+batch; what is to be sent because of it, any worker may write.
 """
 
 import select
@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
-from rdht.errors import NetworkError, ProtocolError
+from rdht.errors import RdhtError
 from rdht.limits import HOUSEKEEPING_S, RECEIVE_BYTES
 from rdht.messages import Message, Status
 from rdht.transport import ServerConnection
@@ -21,17 +21,17 @@ class Worker(threading.Thread):
     def __init__(
         self,
         number: int,
-        answer: Callable[[ServerConnection, Message], Message],
+        take: Callable[[ServerConnection, list[Message]], None],
         ended: Callable[[ServerConnection, Exception | None], None],
     ) -> None:
-        """Answer each message by `answer`; report each connection that ends to `ended`.
+        """Hand what arrives to `take`; report each connection that ends to `ended`.
 
         `ended` is called BEFORE the connection is closed, so it may still write.
         """
         super().__init__(name=f"worker-{number}", daemon=True)
         self.connections: dict[int, ServerConnection] = {}
         self.messages: Counter[Status] = Counter()
-        self._answer = answer
+        self._take = take
         self._ended = ended
         self._epoll = select.epoll()
         self._stopping = False
@@ -40,8 +40,14 @@ class Worker(threading.Thread):
 
     def adopt(self, connection: ServerConnection) -> None:
         """Take over a new connection; called from the accepting thread."""
-        self.connections[connection.fileno()] = connection
-        self._epoll.register(connection.fileno(), select.EPOLLIN)
+        descriptor = connection.fileno()
+
+        def want_write(wanted: bool) -> None:  # noqa: FBT001 - the question is its only argument
+            self._epoll.modify(descriptor, select.EPOLLIN | (select.EPOLLOUT if wanted else 0))
+
+        connection.want_write = want_write
+        self.connections[descriptor] = connection
+        self._epoll.register(descriptor, select.EPOLLIN)
 
     def stop(self) -> None:
         """End the thread within HOUSEKEEPING_S."""
@@ -67,25 +73,22 @@ class Worker(threading.Thread):
             for descriptor, event in self._epoll.poll(HOUSEKEEPING_S):
                 connection = self.connections[descriptor]
                 try:
-                    if event & select.EPOLLOUT and not connection.flush():
-                        self._epoll.modify(descriptor, select.EPOLLIN)
+                    if event & select.EPOLLOUT:
+                        connection.flush()
                     if event & ~select.EPOLLOUT:
                         self._serve(connection)
-                except (NetworkError, ProtocolError) as error:
+                except RdhtError as error:
                     self._close(connection, error)
         for connection in list(self.connections.values()):
             self._close(connection, None)
         self._epoll.close()
 
     def _serve(self, connection: ServerConnection) -> None:
-        answers: list[Message] = []
-        try:
-            for message in connection.read(self._buffer):
-                self.messages[message.status] += 1
-                answers.append(self._answer(connection, message))
-        finally:
-            if answers and connection.write(answers):
-                self._epoll.modify(connection.fileno(), select.EPOLLIN | select.EPOLLOUT)
+        messages = connection.read(self._buffer)
+        for message in messages:
+            self.messages[message.status] += 1
+        if messages:
+            self._take(connection, messages)
 
     def _close(self, connection: ServerConnection, error: Exception | None) -> None:
         self._ended(connection, error)

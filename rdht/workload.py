@@ -4,6 +4,7 @@ The classic mix draws keys of a fixed number of letters a to z, gets with a give
 otherwise puts if absent (the original's put) a value from 0 to 99.
 """
 
+import functools
 import json
 import logging
 import random
@@ -14,20 +15,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rdht.client import Session
 from rdht.coordinator import Command
-from rdht.errors import (
-    ConfigurationError,
-    DeadlineError,
-    OutcomeError,
-    RdhtError,
-    UnknownOutcomeError,
-)
-from rdht.messages import Operation, Status
+from rdht.errors import ConfigurationError, DeadlineError, RdhtError
+from rdht.execution import Execution, Outcome
+from rdht.messages import Operation
 from rdht.profiles import PROFILES
 from rdht.records import ClientRecord, Histogram, ThreadRecord
 from rdht.ring import Ring
 from rdht.roster import Roster
+from rdht.session import Session
 
 PROGRESS_INTERVAL_S = 1.0
 START_TIMEOUT_S = 120.0
@@ -49,6 +45,7 @@ class Parameters:
     duration_s: float | None
     seed: int
     profile: str
+    window: int  # commands of a thread in flight
 
 
 def classic_commands(parameters: Parameters, client: str, thread: int) -> Iterator[Command]:
@@ -75,8 +72,9 @@ class ClientProcess:
         self._errors: list[str] = []
         self._records = [ThreadRecord(thread) for thread in range(parameters.threads)]
         profile = PROFILES[parameters.profile]
+        secret = servers.secret()
         self._sessions = [
-            Session(servers, ring, profile, name, thread, trace=trace)
+            Session(servers, ring, profile, name, thread, secret=secret, trace=trace)
             for thread in range(parameters.threads)
         ]
 
@@ -167,28 +165,27 @@ class ClientProcess:
             setattr(record, name, value)
 
     def _loop(self, start_s: float, session: Session, record: ThreadRecord) -> None:
-        """Run commands until the end is reached or a server is lost."""
+        """Run commands until the end is reached."""
         limit = self._parameters.commands
+        window = self._parameters.window
         duration_s = self._parameters.duration_s
         end_s = float("inf") if duration_s is None else start_s + duration_s
         commands = classic_commands(self._parameters, self._name, record.thread)
-        begin_s = time.monotonic()
-        while (
-            begin_s < end_s
-            and record.commands != limit
-            and not (session.broken or self._stop.is_set())
-        ):
-            command = next(commands)
-            try:
-                status = session.execute(command).status
-            except OutcomeError as error:
-                record.count_failure(
-                    command.operation, unknown=isinstance(error, UnknownOutcomeError)
-                )
-                begin_s = time.monotonic()
-                continue
-            done_s = time.monotonic()
-            found = status is Status.DONE
-            latency_s = done_s - begin_s
-            record.count_done(command.operation, done_s - start_s, latency_s, found=found)
-            begin_s = done_s
+        session.on_end = functools.partial(_count, record, start_s)
+        begun = 0
+        while time.monotonic() < end_s and begun != limit and not self._stop.is_set():
+            session.submit((next(commands),), window)
+            begun += 1
+        session.drain()
+
+
+def _count(record: ThreadRecord, start_s: float, execution: Execution) -> None:
+    """Put down how a command has ended."""
+    (command,) = execution.commands
+    if execution.outcome is Outcome.DONE:
+        done_s = time.monotonic()
+        latency_s = done_s - execution.begun_s
+        found = execution.results()[0].found
+        record.count_done(command.operation, done_s - start_s, latency_s, found=found)
+    else:
+        record.count_failure(command.operation, unknown=execution.outcome is Outcome.UNKNOWN)

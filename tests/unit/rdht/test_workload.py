@@ -1,6 +1,5 @@
 import threading
 import time
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,20 +10,22 @@ from rdht import records
 from rdht.coordinator import Command
 from rdht.errors import ConfigurationError, ConnectError, DeadlineError
 from rdht.messages import Operation
-from rdht.participant import Entry
+from rdht.replica import Entry
 from rdht.roster import Roster
-from rdht.server import Server
+from rdht.session import Session
 from rdht.workload import START_TIMEOUT_S, ClientProcess, Parameters, classic_commands
+from tests.unit.rdht.table import KEY_RANGE, Table, wait_until
 
 BASE: dict[str, Any] = {
     "threads": 3,
     "key_size": 2,
-    "key_range": 100,
+    "key_range": KEY_RANGE,
     "get_ratio": 0.6,
     "commands": 40,
     "duration_s": None,
     "seed": 7,
     "profile": "classic",
+    "window": 1,
 }
 
 
@@ -76,15 +77,17 @@ def test_a_server_that_is_not_there_is_named_before_the_start(roster: Roster) ->
         ClientProcess(roster, "c1", parameters(), trace=False).connect()
 
 
+@pytest.mark.parametrize(("profile", "window"), [("classic", 1), ("fast", 1), ("fast", 8)])
 def test_a_run_of_counted_commands_records_each_of_them(
-    roster: Roster, servers: dict[str, Server], check_replicas: Callable[[], dict[bytes, Entry]]
+    table: Table, profile: str, window: int
 ) -> None:
-    client = ClientProcess(roster, "c1", parameters(), trace=False)
+    chosen = parameters(profile=profile, window=window)
+    client = ClientProcess(table.roster, "c1", chosen, trace=False)
     client.connect()
     start_unix_s = time.time() + 0.05
     record = client.run(start_unix_s, ignore)
-    assert (record.client, record.profile) == ("c1", "classic")
-    assert record.parameters == BASE
+    assert (record.client, record.profile) == ("c1", profile)
+    assert record.parameters == {**BASE, "profile": profile, "window": window}
     assert record.started_unix_s == start_unix_s
     assert not record.interrupted
     assert not record.lost
@@ -100,43 +103,60 @@ def test_a_run_of_counted_commands_records_each_of_them(
         assert (thread.latency_get.total, thread.latency_put.total) == (gets, 40 - gets)
         assert sum(thread.completed) == 40
         assert thread.connections == 3
-        # A handshake for each connection, 4 messages out and 4 back for each command, and
-        # the same or less again for each attempt that met a lock.
-        assert thread.messages_sent == thread.messages_received
-        assert 0 <= thread.messages_sent - (3 + 4 * 40) <= 4 * thread.conflicts
+        if profile == "classic":
+            # A handshake for each connection, 4 messages out and 4 back for each command, and
+            # the same or less again for each attempt that met a lock.
+            assert thread.messages_sent == thread.messages_received
+            assert 0 <= thread.messages_sent - (3 + 4 * 40) <= 4 * thread.conflicts
         assert 0 <= thread.started_s <= thread.ended_s
         for command in commands:
             if command.operation is Operation.ADD:
                 expected.setdefault(command.key, set()).add(command.value)
-    table = check_replicas()
-    assert set(table) == set(expected)
-    for key, entry in table.items():
+    entries = table.entries()
+    assert set(entries) == set(expected)
+    for key, entry in entries.items():
         assert entry.version == 1
         assert entry.value in expected[key]
 
 
 def test_the_bytes_that_a_run_counts_are_those_that_the_servers_count(
-    roster: Roster, servers: dict[str, Server], wait_until: Callable[[Callable[[], bool]], None]
+    table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = ClientProcess(roster, "c1", parameters(), trace=False)
-    record = client.run(time.time(), ignore)
-    wait_until(lambda: not any(server.stats()["connections"] for server in servers.values()))
-    figures = [server.stats() for server in servers.values()]
-    sent = sum(thread.bytes_sent for thread in record.threads)
-    received = sum(thread.bytes_received for thread in record.threads)
-    assert sent == sum(figure["bytes_received"] for figure in figures)
-    assert received == sum(figure["bytes_sent"] for figure in figures)
-    messages = sum(thread.messages_sent for thread in record.threads)
-    assert messages == sum(sum(figure["messages_received"].values()) for figure in figures)
+    def moved() -> list[int]:
+        workers = [worker for server in table.servers() for worker in server._workers]
+        moved = [0, 0]
+        for worker in workers:
+            for connection in list(worker.connections.values()):
+                if connection.hello is not None and not connection.hello.is_server:
+                    moved[0] += connection.bytes_received
+                    moved[1] += connection.bytes_sent
+        return moved
+
+    client = ClientProcess(table.roster, "c1", parameters(), trace=False)
+    close = Session.close
+
+    def compare_and_close(session: Session) -> None:
+        if not session.is_closed and all(one.ended_s for one in client._records):
+            sent = sum(one.bytes_sent for one in client._records)
+            received = sum(one.bytes_received for one in client._records)
+            wait_until(lambda: moved() == [sent, received])
+            compared.append(True)
+            monkeypatch.undo()
+        close(session)
+
+    compared: list[bool] = []
+    monkeypatch.setattr(Session, "close", compare_and_close)
+    client.run(time.time(), ignore)
+    assert compared
 
 
 def test_a_run_for_a_time_ends_after_it_and_reports_its_progress(
-    roster: Roster, servers: dict[str, Server], monkeypatch: pytest.MonkeyPatch
+    table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rdht.workload.PROGRESS_INTERVAL_S", 0.05)
     limits = parameters(commands=None, duration_s=0.3)
     reports: list[dict[str, Any]] = []
-    record = ClientProcess(roster, "c1", limits, trace=False).run(time.time(), reports.append)
+    record = ClientProcess(table.roster, "c1", limits, trace=False).run(time.time(), reports.append)
     for thread in record.threads:
         assert thread.commands > 0
         assert thread.ended_s >= 0.3
@@ -152,54 +172,80 @@ def test_a_run_for_a_time_ends_after_it_and_reports_its_progress(
 
 
 def test_a_run_that_is_stopped_ends_and_says_so(
-    roster: Roster, servers: dict[str, Server], monkeypatch: pytest.MonkeyPatch
+    table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rdht.workload.PROGRESS_INTERVAL_S", 0.05)
     limits = parameters(commands=None, duration_s=60.0)
-    client = ClientProcess(roster, "c1", limits, trace=False)
+    client = ClientProcess(table.roster, "c1", limits, trace=False)
     record = client.run(time.time(), lambda _: client.stop())
     assert record.interrupted
     assert not record.errors
     assert all(thread.ended_s < 30 for thread in record.threads)
 
 
-def test_a_run_that_loses_a_server_ends_and_names_it(
-    roster: Roster,
-    servers: dict[str, Server],
-    stop_server: Callable[[str], None],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+@pytest.mark.parametrize("window", [1, 4])
+def test_a_run_survives_a_server_that_comes_back(
+    table: Table, window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rdht.workload.PROGRESS_INTERVAL_S", 0.05)
-    limits = parameters(commands=None, duration_s=60.0)
-    client = ClientProcess(roster, "c1", limits, trace=False)
+    limits = parameters(commands=None, duration_s=60.0, profile="fast", window=window)
+    client = ClientProcess(table.roster, "c1", limits, trace=False)
     client.connect()
-    stopping = threading.Thread(target=stop_server, args=("s1",))
+    counts: list[int] = []
 
-    def report(_progress: dict[str, object]) -> None:
-        if not stopping.ident:
-            stopping.start()
+    def report(progress: dict[str, Any]) -> None:
+        counts.append(progress["commands"])
+        if len(counts) == 2:
+            table.crash("s1")
+            table.start("s1")
+            table.wait_served()
+        if len(counts) > 4 and counts[-1] > counts[3] + 50:
+            client.stop()
 
     record = client.run(time.time(), report)
-    stopping.join(10)
-    assert not stopping.is_alive()
+    assert (record.lost, record.errors, record.interrupted) == ({}, [], True)
+    for thread in record.threads:
+        ended = (thread.succeeded, thread.not_found, thread.already_there)
+        assert sum(ended) + thread.unknown == thread.commands
+    table.entries()
+
+
+def test_a_run_whose_server_stays_away_ends_and_names_it(
+    table: Table, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("rdht.workload.PROGRESS_INTERVAL_S", 0.05)
+    monkeypatch.setattr("rdht.execution.COMMAND_TIMEOUT_S", 0.2)
+    limits = parameters(commands=None, duration_s=1.0)
+    client = ClientProcess(table.roster, "c1", limits, trace=False)
+    client.connect()
+    begun: list[bool] = []
+
+    def report(_progress: dict[str, object]) -> None:
+        if not begun:
+            begun.append(True)
+            table.crash("s1")
+
+    record = client.run(time.time(), report)
     assert set(record.lost) == {"s1"}
     assert not record.interrupted
     for thread in record.threads:
-        assert thread.ended_s < 30
+        assert thread.ended_s < 5
+        assert thread.aborted + thread.unknown > 0
         ended = (thread.succeeded, thread.not_found, thread.already_there)
         assert sum(ended) + thread.aborted + thread.unknown == thread.commands
     record.write(tmp_path / "c1.json")
     assert records.read(tmp_path / "c1.json").lost == record.lost
+    table.start("s1")
+    table.wait_served()
 
 
-def test_a_run_that_finds_its_replicas_apart_ends_and_says_so(
-    roster: Roster, servers: dict[str, Server]
-) -> None:
+def test_a_run_that_finds_its_replicas_apart_ends_and_says_so(table: Table) -> None:
     for number in range(26):
-        servers["s0"].participant.table[b"%c" % (97 + number)] = Entry(b"lone", 1)
+        key = b"%c" % (97 + number)
+        for replica in table["s0"].participant.replicas.values():
+            replica.table[key] = Entry(b"lone", 1)
     limits = parameters(threads=1, key_size=1)
-    record = ClientProcess(roster, "c1", limits, trace=False).run(time.time(), ignore)
+    record = ClientProcess(table.roster, "c1", limits, trace=False).run(time.time(), ignore)
     (error,) = record.errors
     assert "hold different copies of key" in error
     assert not record.lost
@@ -234,8 +280,8 @@ def test_a_client_that_is_stopped_does_not_wait_for_the_start(
     assert time.monotonic() - begin_s < START_TIMEOUT_S / 10
 
 
-def test_a_late_start_is_recorded_as_late(roster: Roster, servers: dict[str, Server]) -> None:
-    client = ClientProcess(roster, "c1", parameters(threads=1, commands=1), trace=False)
+def test_a_late_start_is_recorded_as_late(table: Table) -> None:
+    client = ClientProcess(table.roster, "c1", parameters(threads=1, commands=1), trace=False)
     record = client.run(time.time() - 5.0, ignore)
     assert record.threads[0].started_s >= 5.0
 
