@@ -21,5 +21,5 @@ namespace = Collection(
     experiment.run,
     experiment.demo,
     lab=Collection(lab.up, lab.status, lab.down),
-    dev=Collection(dev.check, dev.fix, dev.test),
+    dev=Collection(dev.check, dev.fix, dev.test, dev.simulate),
 )

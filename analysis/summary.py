@@ -21,6 +21,14 @@ COUNTS = [
     "aborted",
     "unknown",
 ]
+FLAWS = [
+    "missing_clients",
+    "interrupted",
+    "lost",
+    "errors",
+    "lost_ranges",
+    "unsafe_servers",
+]
 THREAD_COLUMNS = [
     "host",
     "client",
@@ -76,8 +84,8 @@ def assemble(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def is_complete(summary: dict[str, Any]) -> bool:
-    """Tell whether every client ran to its end and lost no server."""
-    return not any(summary[name] for name in ("missing_clients", "interrupted", "lost", "errors"))
+    """Tell whether every client ran to its end, and no server or range was lost."""
+    return not any(summary[name] for name in FLAWS)
 
 
 def summarize(found: list[HostRecord], manifest: dict[str, Any]) -> dict[str, Any]:
@@ -97,6 +105,7 @@ def summarize(found: list[HostRecord], manifest: dict[str, Any]) -> dict[str, An
         "cluster": manifest["cluster"],
         "release": manifest["release"],
         "profile": found[0].record.profile,
+        "window": found[0].record.parameters["window"],
         "servers": len(manifest["servers"]),
         "clients": len(found),
         "threads": len(threads),
@@ -123,6 +132,8 @@ def summarize(found: list[HostRecord], manifest: dict[str, Any]) -> dict[str, An
             set(manifest.get("clients", ())) - {row.record.client for row in found}
         ),
         "interrupted": any(row.record.interrupted for row in found),
+        "lost_ranges": manifest.get("lost_ranges", {}),
+        "unsafe_servers": manifest.get("unsafe_servers", []),
         "replicas": manifest.get("replicas"),
     }
 

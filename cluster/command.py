@@ -49,14 +49,22 @@ def select_cluster(name: str) -> None:
     _SELECTED.write_text(name + "\n", encoding="utf-8")
 
 
+def desk(cluster: Cluster) -> Path:
+    """Return the folder in which the operator's desk keeps what only it may know of a cluster."""
+    return _as_seen_from_here(STATE / cluster.name)
+
+
 def load_cluster(name: str) -> Cluster:
     """Read the inventory of that name."""
     if not inventory.NAME.fullmatch(name):
         why = f"{name!r} names no inventory: use the name of a file in inventory/, such as lab"
         raise UsageError(why)
-    path = INVENTORY / f"{name}.yaml"
+    return inventory.load(_as_seen_from_here(INVENTORY / f"{name}.yaml"))
+
+
+def _as_seen_from_here(path: Path) -> Path:
     here = Path.cwd()
-    return inventory.load(path.relative_to(here) if path.is_relative_to(here) else path)
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def task(**texts: str) -> Callable[[Callable[..., Any]], Any]:

@@ -190,8 +190,15 @@ def show_summary(screen: Screen, summary: dict[str, Any], hosts: list[dict[str, 
     screen.note(
         f"{summary['servers']} servers · {summary['clients']} clients"
         f" · {summary['threads']} threads · {summary['connections']} connections"
-        f" · {summary['profile']} profile · all ran together for {summary['duration_s']} s"
+        f" · {_profile(summary)} · all ran together for {summary['duration_s']} s"
     )
+    show_flaws(screen, summary)
+    if summary["replicas"]:
+        screen.note(_verdict(summary["replicas"]))
+
+
+def show_flaws(screen: Screen, summary: dict[str, Any]) -> None:
+    """Show what is missing from an assembled run, and what its clients lost."""
     if missing := summary["missing_clients"]:
         screen.warn(f"no results of client {', '.join(missing)}: not in these figures")
     if summary["interrupted"]:
@@ -201,7 +208,50 @@ def show_summary(screen: Screen, summary: dict[str, Any], hosts: list[dict[str, 
             screen.warn(f"{client} lost server {server}: {why}")
     for error in summary["errors"]:
         screen.warn(error)
-    if replicas := summary["replicas"]:
-        differing = len(replicas["differing"])
-        verdict = f"{differing} DIFFER" if differing else "equal on both replicas"
-        screen.note(f"{replicas['keys']:,} keys, {verdict}")
+
+
+def _profile(summary: dict[str, Any]) -> str:
+    return f"{summary['profile']} profile, window {summary['window']}"
+
+
+def _verdict(replicas: dict[str, Any] | None) -> str:
+    if not replicas:
+        return "replicas not compared"
+    differing = len(replicas["differing"])
+    keys = f"{replicas['keys']:,} keys"
+    return f"{keys}, {differing} DIFFER" if differing else f"{keys}, equal on both replicas"
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def show_comparison(screen: Screen, summaries: Sequence[dict[str, Any]]) -> None:
+    """Show runs side by side, and how each compares with the first; fits 100 columns."""
+    columns = [
+        *("profile", "window", "commands/s", "ratio", "p50 µs", "p99 µs"),
+        *("messages/command", "conflicts"),
+    ]
+    first = summaries[0]
+    rows = [
+        [
+            summary["profile"],
+            summary["window"],
+            summary["throughput_per_s"],
+            _ratio(summary["throughput_per_s"], first["throughput_per_s"]),
+            summary["latency_us"]["p50"],
+            summary["latency_us"]["p99"],
+            _ratio(summary["messages"], summary["commands"]),
+            summary["conflicts"],
+        ]
+        for summary in summaries
+    ]
+    screen.table(columns, rows)
+    screen.note(
+        f"{first['servers']} servers · {first['clients']} clients · {first['threads']} threads"
+        f" · {first['connections']} connections · {first['duration_s']:.0f} s a run"
+    )
+    screen.note("window: commands of a thread in flight; ratio: of commands/s to the first run's")
+    for summary in summaries:
+        verdict = _verdict(summary["replicas"])
+        screen.note(f"logs/{summary['run']}: {_profile(summary)}: {verdict}")

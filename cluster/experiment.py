@@ -1,43 +1,51 @@
 """A whole experiment: deploy, servers, clients, wait, compare replicas, stop, collect."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from cluster import processes
+from cluster import health, processes, release, secret
 from cluster.collect import collect
 from cluster.errors import ClusterError
 from cluster.operator import Operator
-from cluster.options import ClientOptions
-from cluster.release import Release, deploy
+from cluster.options import ClientOptions, ServerOptions
+from cluster.release import Release
 from cluster.remote import Call
 from cluster.roster import roster
 from cluster.runs import Run
+from rdht.roster import parse
 
 
-def execute(
+def execute(  # noqa: PLR0913 - what an experiment is made of
     operator: Operator,
     run: Run,
-    release: Release,
+    built: Release,
     *,
-    workers: int,
+    desk: Path,
+    servers: ServerOptions,
     options: ClientOptions,
 ) -> list[str]:
     """Carry out all steps; return a line for each thing that went wrong on the way.
 
-    Whatever happens, ^C too, clients and then servers are stopped and the logs are collected.
+    `desk` is the folder of the cluster's secret. Whatever happens, ^C too, clients and then
+    servers are stopped and the logs are collected.
     """
     with run.step("deploy"):
-        deploy(operator, release)
+        was = release.probe(operator)
+        secret.deliver(operator, desk, {host: answer["secret"] for host, answer in was.items()})
+        release.deploy(operator, built, was)
     if any(processes.running(operator).values()):
         operator.screen.note("Stopping what still runs, so that the servers start empty.")
         processes.stop(operator, ["client", "server"]).require()
     problems: list[str] = []
     try:
-        start_servers(operator, run, workers, trace=options.trace)
+        start_servers(operator, run, servers)
         start_clients(operator, run, options)
         with run.step("wait"):
             deaths, silent = processes.wait_for_clients(operator, run, options.duration_s)
             problems += deaths
             problems += [f"{host}: not watched: {why}" for host, why in silent.items()]
+        problems += _ask_servers(operator, run)
         problems += _compare_replicas(operator, run)
     except BaseException:
         for problem in _wind_down(operator, run):
@@ -48,7 +56,7 @@ def execute(
     return problems
 
 
-def start_servers(operator: Operator, run: Run, workers: int, *, trace: bool) -> None:
+def start_servers(operator: Operator, run: Run, options: ServerOptions) -> None:
     """Start a run's servers, and note in its manifest what they run on."""
     with run.step("facts"):
         facts = operator.each("facts", Call("facts.facts"), preview={}).require()
@@ -57,8 +65,27 @@ def start_servers(operator: Operator, run: Run, workers: int, *, trace: bool) ->
         names = [server.name for server in servers.servers]
         run.note(hosts=hosts, servers=names, roster=servers.to_json())
     with run.step("start-servers"):
-        run.manifest["parameters"]["servers"] = {"workers": workers, "trace": trace}
-        processes.start_servers(operator, run, workers, trace=trace)
+        run.manifest["parameters"]["servers"] = vars(options)
+        processes.start_servers(operator, run)
+
+
+def restart_servers(operator: Operator, run: Run, missing: list[str]) -> None:
+    """Start servers of a run again as they were started before; the others go on."""
+    if strangers := set(missing) - set(run.manifest["servers"]):
+        why = (
+            f"server {', '.join(sorted(strangers))} is none of run {run.name}, which the others "
+            "belong to: fab start-servers --restart begins a new one"
+        )
+        raise ClusterError(why)
+    with run.step(f"start {', '.join(missing)} again"):
+        try:
+            processes.start_servers(operator, run, missing)
+        except ClusterError as error:
+            lost, unsafe = _find_damage(run, processes.server_figures(operator, run))
+            if not lost:
+                raise
+            lines = [*health.problems(lost, unsafe), "fab start-servers --restart begins a new run"]
+            raise ClusterError("\n".join(lines)) from error
 
 
 def start_clients(operator: Operator, run: Run, options: ClientOptions) -> None:
@@ -74,10 +101,30 @@ def start_clients(operator: Operator, run: Run, options: ClientOptions) -> None:
         run.note(clients=names)
 
 
+def _ask_servers(operator: Operator, run: Run) -> list[str]:
+    """Note what the servers tell of themselves; return a line for each thing that is lost."""
+    with run.step("ask servers"):
+        figures = processes.server_figures(operator, run)
+        lost, unsafe = _find_damage(run, figures)
+        run.note(server_figures=figures, lost_ranges=lost, unsafe_servers=unsafe)
+    return health.problems(lost, unsafe)
+
+
+def _find_damage(
+    run: Run, figures: dict[str, dict[str, Any]]
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the ranges that are lost, each with its servers, and the servers whose disk failed."""
+    lost = health.lost_ranges(parse(run.manifest["roster"]), figures)
+    return lost, health.unsafe_servers(figures)
+
+
 def _compare_replicas(operator: Operator, run: Run) -> list[str]:
     """Note what differs between the replicas; return a line if they could not be compared."""
     try:
         with run.step("compare replicas"):
+            if not health.all_served(run.manifest["server_figures"]):  # one has just come back
+                ping = ["ping", "--roster", processes.ROSTER_FILE]
+                processes.ask_everywhere(operator, run, ping)
             run.note(replicas=processes.verify(operator, run))
     except ClusterError as error:
         return str(error).splitlines()

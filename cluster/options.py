@@ -1,4 +1,4 @@
-"""The options of an experiment, as they are typed and as `python -m rdht client` takes them."""
+"""The options of an experiment, as they are typed and as `python -m rdht` takes them."""
 
 import math
 import secrets
@@ -7,15 +7,39 @@ from typing import Any
 
 from cluster.errors import UsageError
 from cluster.roster import check_placement
-from rdht.limits import MAX_KEY_BYTES
+from rdht.limits import MAX_KEY_BYTES, MAX_WINDOW
 from rdht.profiles import PROFILES
 from rdht.roster import DEFAULT_KEY_RANGE, Roster
 
+DATA_FOLDER = "data"  # in a run's folder on a host: what durable servers keep
 _KEY_SIZES = f"a number from 1 to {MAX_KEY_BYTES}"
+_WINDOWS = f"a number from 1 to {MAX_WINDOW - 1}"
 
 
 def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """What every server is started with; each field is an option of `start-servers`."""
+
+    workers: int = _option(8, "threads of each server, each with its own share of the connections")
+    trace: bool = _option(False, "log every message")
+    durable: bool = _option(False, "keep on disk whatever is promised, until fab clean")
+
+    def checked(self) -> "ServerOptions":
+        """Return the options; UsageError names a wrong one, and what is right."""
+        if self.workers < 1:
+            why = f"--workers {self.workers} is not a number from 1 on"
+            raise UsageError(why)
+        return self
+
+    def argv(self, name: str, roster: str) -> list[str]:
+        """Return the command line of one server, as seen from its run's folder."""
+        words = ["server", "--roster", roster, "--name", name, "--workers", str(self.workers)]
+        durable = ["--durable", f"{DATA_FOLDER}/{name}"] if self.durable else []
+        return [*words, *durable, *(["--trace"] if self.trace else [])]
 
 
 @dataclass(frozen=True)
@@ -30,6 +54,7 @@ class ClientOptions:
     duration: float = _option(10.0, "end after so many seconds")
     seed: int | None = _option(None, "same seed, same commands (default: a new one)")
     profile: str = _option("classic", f"how the protocol is spoken: {', '.join(sorted(PROFILES))}")
+    window: int = _option(1, "commands of a thread in flight")
     trace: bool = _option(False, "log every message")
 
     @property
@@ -51,6 +76,7 @@ class ClientOptions:
                 "a positive number of seconds",
             ),
             ("profile", self.profile, self.profile in PROFILES, " or ".join(sorted(PROFILES))),
+            ("window", self.window, 1 <= self.window < MAX_WINDOW, _WINDOWS),
             ("seed", self.seed, self.seed is None or str(self.seed).isdecimal(), "a whole number"),
         ):
             if not right:
@@ -65,6 +91,7 @@ class ClientOptions:
         words = [
             "client",
             *("--roster", roster, "--name", name, "--profile", self.profile),
+            *("--window", self.window),
             *("--threads", self.threads, "--key-size", self.key_size),
             *("--key-range", self.key_range, "--get-ratio", self.get_ratio),
             *length,

@@ -1,16 +1,18 @@
 """Servers and clients on the hosts: start, wait, stop, ask."""
 
 import time
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from cluster.errors import ClusterError, HostError
 from cluster.fanout import Results
 from cluster.inventory import Host
 from cluster.operator import Operator
-from cluster.options import ClientOptions
+from cluster.options import DATA_FOLDER, ClientOptions, ServerOptions
 from cluster.remote import Call
 from cluster.roster import roster
 from cluster.runs import Run
+from rdht.roster import parse
 
 READY_TIMEOUT_S = 20.0
 START_DELAY_S = 1.0  # at least this long after the barrier opens, and
@@ -38,11 +40,16 @@ def current_release(operator: Operator) -> str:
     raise ClusterError(why)
 
 
-def server_run(operator: Operator) -> tuple[str, str] | None:
-    """Return run and release of the servers if all that the inventory names run; None if none do.
+class ServerRun(NamedTuple):
+    """The run that the servers here belong to."""
 
-    Raises ClusterError if only some of them run, or of different runs.
-    """
+    run: str
+    release: str
+    missing: list[str]  # servers that the inventory names and that do not run
+
+
+def server_run(operator: Operator) -> ServerRun | None:
+    """Return the run of the servers that run, or None if none does; ClusterError for several."""
     found = running(operator)
     servers = {
         (row["name"], host): row
@@ -52,38 +59,57 @@ def server_run(operator: Operator) -> tuple[str, str] | None:
     }
     if not servers:
         return None
+    runs = {(str(row["run"]), str(row["release"])) for row in servers.values()}
+    if len(runs) > 1:
+        why = "servers of several runs are mixed: run fab stop, then fab start-servers"
+        raise ClusterError(why)
     missing = [
         server.name
         for server in roster(operator.cluster).servers
         if (server.name, server.host) not in servers
     ]
-    runs = {(str(row["run"]), str(row["release"])) for row in servers.values()}
-    if missing or len(runs) > 1:
-        lacks = (
-            f"server {', '.join(missing)} does not run"
-            if missing
-            else "servers of several runs are mixed"
-        )
-        why = f"{lacks}: run fab stop, then fab start-servers"
+    return ServerRun(*runs.pop(), missing)
+
+
+def complete_server_run(operator: Operator) -> ServerRun:
+    """Return the run of the servers; ClusterError if not all of them run."""
+    found = server_run(operator)
+    if found is None:
+        why = "no server runs: fab start-servers comes first"
         raise ClusterError(why)
-    return runs.pop()
+    if found.missing:
+        names = ", ".join(found.missing)
+        why = f"server {names} does not run: fab start-servers starts it again"
+        raise ClusterError(why)
+    return found
 
 
-def start_servers(operator: Operator, run: Run, workers: int, *, trace: bool) -> None:
-    """Start every server of the run; all answer from every host in the end, or none is left."""
-    document = roster(operator.cluster).to_json()
+def start_servers(operator: Operator, run: Run, only: list[str] | None = None) -> None:
+    """Start the run's servers, or `only` those, as its manifest says.
 
-    def call(host: Host) -> Call:
-        names = host.process_names(host.servers_per_host)
-        more = ["--workers", str(workers), *(["--trace"] if trace else [])]
-        argvs = {name: ["server", "--roster", ROSTER_FILE, "--name", name, *more] for name in names}
-        return _start_call(run, {ROSTER_FILE: document}, "server", argvs)
+    In the end all servers of the run answer from every host. If not, none is left, but of a run
+    that others of its servers hold up: there those that came back stay.
+    """
+    document = run.manifest["roster"]
+    servers = parse(document).servers
+    options = ServerOptions(**run.manifest["parameters"]["servers"])
+
+    def call(host: Host) -> Call | None:
+        names = [server.name for server in servers if server.host == host.name]
+        chosen = [name for name in names if only is None or name in only]
+        if only is not None and not chosen:
+            return None
+        stems = dict(_stems("server", names))
+        rows = [(name, stems[name], options.argv(name, ROSTER_FILE)) for name in chosen]
+        folders = [DATA_FOLDER] if options.durable else []
+        return _start_call(run, "server", rows, {ROSTER_FILE: document}, folders)
 
     try:
         operator.each("start server", call, preview={}).require()
         ask_everywhere(operator, run, ["ping", "--roster", ROSTER_FILE])
     except BaseException:
-        _take_back(operator, "server")
+        if only is None:
+            _take_back(operator, "server")
         raise
 
 
@@ -105,10 +131,11 @@ def start_clients(operator: Operator, run: Run, options: ClientOptions) -> None:
 
     def call(host: Host) -> Call:
         names = host.process_names(host.clients_per_host)
-        argvs = {
-            name: options.argv(name, stem, ROSTER_FILE) for name, stem in _stems("client", names)
-        }
-        return _start_call(run, {}, "client", argvs)
+        rows = [
+            (name, stem, options.argv(name, stem, ROSTER_FILE))
+            for name, stem in _stems("client", names)
+        ]
+        return _start_call(run, "client", rows)
 
     try:
         operator.each("start client", call, preview={}).require()
@@ -172,6 +199,18 @@ def stop(operator: Operator, roles: list[str]) -> Results:
     return both
 
 
+def server_figures(operator: Operator, run: Run) -> dict[str, dict[str, Any]]:
+    """Return what each running server of the run tells of itself; {"error": …} if it does not."""
+    call = Call("processes.status", {"run": run.name, "figures": True})
+    answers = operator.each("ask servers", call, preview=_NO_ANSWER)
+    return {
+        row["name"]: row["figures"]
+        for answer in answers.values.values()
+        for row in answer["processes"]
+        if "figures" in row
+    }
+
+
 def verify(operator: Operator, run: Run) -> dict[str, Any]:
     """Compare all replicas, asking the first host to; return what `rdht verify` found."""
     call = Call(
@@ -199,15 +238,21 @@ def _take_back(operator: Operator, role: str) -> None:
         operator.screen.note(f"No {role} is left running.")
 
 
-def _start_call(run: Run, files: dict[str, Any], role: str, argvs: dict[str, list[str]]) -> Call:
-    stems = dict(_stems(role, list(argvs)))
+def _start_call(
+    run: Run,
+    role: str,
+    rows: list[tuple[str, str, list[str]]],
+    files: Mapping[str, Any] | None = None,
+    folders: Sequence[str] = (),
+) -> Call:
+    """Return the call that starts processes: name, stem of their files, and command line."""
     arguments = {
         "run": run.name,
         "release": run.manifest["release"],
-        "files": files,
+        "files": files or {},
+        "folders": list(folders),
         "processes": [
-            {"name": name, "role": role, "file": stems[name], "argv": argv}
-            for name, argv in argvs.items()
+            {"name": name, "role": role, "file": stem, "argv": argv} for name, stem, argv in rows
         ],
         "ready_timeout_s": READY_TIMEOUT_S,
     }

@@ -42,14 +42,18 @@ def build(root: Path) -> Release:
     return Release(name, files, gzip.compress(tar.getvalue(), mtime=0))
 
 
-def deploy(operator: Operator, release: Release) -> dict[str, str]:
+def probe(operator: Operator) -> dict[str, dict[str, Any]]:
+    """Ask each host which releases and which secret it has; every host must answer."""
+    preview: dict[str, Any] = {"current": None, "previous": None, "staged": [], "secret": None}
+    before = operator.each("probe", Call("releases.probe"), preview=preview)
+    return before.require("Nothing was changed: every host keeps its release.")
+
+
+def deploy(operator: Operator, release: Release, was: dict[str, dict[str, Any]]) -> dict[str, str]:
     """Bring a release to all hosts and make it current, or leave all as they are.
 
-    Returns UNCHANGED or DEPLOYED a host.
+    `was` has what `probe` returned. Returns UNCHANGED or DEPLOYED a host.
     """
-    preview: dict[str, Any] = {"current": None, "previous": None, "staged": []}
-    before = operator.each("probe", Call("releases.probe"), preview=preview)
-    was = before.require("Nothing was changed: every host keeps its release.")
     missing = {name for name, answer in was.items() if release.name not in answer["staged"]}
     if missing:
         stage = Call(

@@ -40,6 +40,7 @@ class Call:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     payload: bytes = b""
     timeout_s: float | None = STEP_TIMEOUT_S  # None: as long as it reports
+    secret: str = field(default="", repr=False)  # one more argument; shown and logged nowhere
 
 
 def lines(
@@ -52,7 +53,7 @@ def lines(
     header = {
         "command": call.command,
         "cluster": cluster,
-        "arguments": call.arguments,
+        "arguments": {**call.arguments, **({"secret": call.secret} if call.secret else {})},
         "timeout_s": call.timeout_s,
         "payload_bytes": len(call.payload),
     }

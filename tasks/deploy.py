@@ -6,8 +6,8 @@ import socket
 from datetime import UTC, datetime
 from typing import Any
 
-from cluster import release
-from cluster.command import LOGS, ROOT, cluster_task
+from cluster import release, secret
+from cluster.command import LOGS, ROOT, cluster_task, desk
 from cluster.errors import HostsFailedError
 from cluster.operator import Operator
 from cluster.remote import Call
@@ -17,12 +17,15 @@ from cluster.remote import Call
 def deploy(operator: Operator) -> dict[str, Any]:
     """Push the code; it becomes current on all hosts or on none."""
     built = release.build(ROOT)
-    outcome = release.deploy(operator, built)
+    was = release.probe(operator)
+    digests = {host: answer["secret"] for host, answer in was.items()}
+    delivered = secret.deliver(operator, desk(operator.cluster), digests)
+    outcome = release.deploy(operator, built, was)
     _note(operator, "deploy", built.name)
     rows = [[host, built.name, what] for host, what in outcome.items()]
     if not operator.dry_run:
         operator.screen.table(["host", "release", "outcome"], rows)
-    return {"release": built.name, "hosts": outcome}
+    return {"release": built.name, "hosts": outcome, "secret_delivered": delivered}
 
 
 @cluster_task(to="the release to go back to (default: the one before)")
@@ -41,6 +44,7 @@ def releases(operator: Operator) -> dict[str, Any]:
     results = operator.each("probe", Call("releases.probe"), preview=preview)
     rows = []
     for host, answer in results.values.items():
+        answer.pop("secret", None)  # its digest is nobody's business
         for name in reversed(answer["staged"]):
             marks = [mark for mark in ("current", "previous") if answer[mark] == name]
             rows.append([host, name, ", ".join(marks)])

@@ -1,4 +1,4 @@
-"""dev.check, dev.fix, dev.test."""
+"""dev.check, dev.fix, dev.test, dev.simulate."""
 
 import subprocess
 import sys
@@ -26,7 +26,21 @@ def fix(screen: Screen) -> None:
 @task(only="only tests whose name matches this expression")
 def test(screen: Screen, *, only: str = "") -> None:  # noqa: PT028 - a task, no test
     """Run all tests."""
-    _run_all(screen, ["pytest", *(["-k", only] if only else [])])
+    parallel = ["-n", "auto", "--dist", "loadfile"]
+    _run_all(screen, ["pytest", *parallel, *(["-k", only] if only else [])])
+
+
+@task(seeds="how many runs, each of its own seed", start="the first seed")
+def simulate(screen: Screen, *, seeds: int = 100, start: int = 0) -> None:
+    """Run the protocol against seeded crashes and lost messages."""
+    words = ["tests.model.simulator", "--seeds", str(seeds), "--start", str(start)]
+    screen.title(" ".join(words))
+    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, check=False)
+    if done.returncode:
+        why = f"failed: {' '.join(words)}"
+        error = ClusterError(why)
+        error.exit_code = done.returncode if done.returncode > 0 else 128 - done.returncode
+        raise error
 
 
 def _run_all(screen: Screen, *commands: list[str]) -> None:

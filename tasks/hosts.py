@@ -3,8 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
-from cluster import processes, runs
-from cluster.command import LOGS, cluster_task, load_cluster, select_cluster, selected_cluster, task
+from cluster import processes, runs, secret
+from cluster.command import (
+    LOGS,
+    cluster_task,
+    desk,
+    load_cluster,
+    select_cluster,
+    selected_cluster,
+    task,
+)
 from cluster.console import Screen
 from cluster.errors import ClusterError, VerdictError
 from cluster.inventory import Host
@@ -45,6 +53,9 @@ def check(operator: Operator, *, replicas: bool = False) -> dict[str, Any]:
     answers = operator.each("check", call, preview={})
     if operator.dry_run:
         return {}
+    digests = {host: facts["secret"] for host, facts in answers.values.items()}
+    for host, same in secret.compare(desk(operator.cluster), digests).items():
+        answers.values[host]["secret"] = same
     running = operator.each("status", Call("processes.status"), preview={}).values
     troubles = [f"{host}: {why}" for host, why in answers.failures.items()]
     for host, facts in answers.values.items():
@@ -62,6 +73,7 @@ def check(operator: Operator, *, replicas: bool = False) -> dict[str, Any]:
         "°C": lambda facts: facts["temperature_c"],
         "throttled": lambda facts: facts["throttled"],
         "Mbit/s": lambda facts: _speeds(facts["network"]),
+        "secret": lambda facts: facts["secret"],
         "reaches": lambda facts: f"{sum(facts['reached'].values())} of {len(facts['reached'])}",
     }
     rows = [
@@ -100,11 +112,8 @@ def _troubles(facts: dict[str, Any], *, ours: bool) -> list[str]:
 
 
 def _check_replicas(operator: Operator) -> dict[str, Any]:
-    found = processes.server_run(operator)
-    if found is None:
-        why = "no server runs: fab start-servers comes first"
-        raise ClusterError(why)
-    verdict = processes.verify(operator, runs.load(LOGS, found[0]))
+    found = processes.complete_server_run(operator)
+    verdict = processes.verify(operator, runs.load(LOGS, found.run))
     differing = verdict["differing"]
     operator.screen.table(
         ["key", "servers"], [[row["key"], ", ".join(row["servers"])] for row in differing]

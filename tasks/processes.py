@@ -1,55 +1,84 @@
 """start-servers, start-clients, stop, status, tail."""
 
+import dataclasses
 import queue
 import threading
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from cluster import experiment, processes, runs
+from cluster import experiment, health, processes, runs
 from cluster.command import LOGS, cluster_task
 from cluster.errors import ClusterError, HostsFailedError, UsageError
 from cluster.inventory import Host
 from cluster.operator import Operator
-from cluster.options import ClientOptions
+from cluster.options import ClientOptions, ServerOptions
 from cluster.remote import Call
 from cluster.roster import check_placement, roster
 from rdht.roster import DEFAULT_KEY_RANGE, parse
 
 
 @cluster_task(
-    workers="threads of each server, each with its own share of the connections",
-    trace="log every message",
+    takes=ServerOptions,
     restart="stop servers and clients that run, so that the new servers start empty",
 )
 def start_servers(
-    operator: Operator, *, workers: int = 8, trace: bool = False, restart: bool = False
+    operator: Operator, *, options: ServerOptions, restart: bool = False
 ) -> dict[str, Any]:
-    """Start the servers; each answers from every host."""
+    """Start the servers that do not run; each host reaches all."""
     check_placement(roster(operator.cluster), DEFAULT_KEY_RANGE)
-    if workers < 1:
-        why = f"--workers {workers} is not a number from 1 on"
-        raise UsageError(why)
-    release = processes.current_release(operator)
+    options = options.checked()
     if restart:
         processes.stop(operator, ["client", "server"]).require()
     if found := processes.server_run(operator):
-        return _already_running(operator, *found, release)
+        return _go_on(operator, found, options)
+    release = processes.current_release(operator)
     run = runs.begin(LOGS, operator.cluster, release, dry_run=operator.dry_run)
-    experiment.start_servers(operator, run, workers, trace=trace)
+    experiment.start_servers(operator, run, options)
     names = run.manifest["servers"]
     operator.screen.done(f"{len(names)} servers answer from every host · run {run.name}")
-    return {"run": run.name, "servers": names}
+    return {"run": run.name, "servers": names, "started": names}
 
 
-def _already_running(operator: Operator, name: str, running: str, release: str) -> dict[str, Any]:
-    if running != release:
-        why = f"the servers run release {running}, deployed is {release}: add --restart"
+def _go_on(
+    operator: Operator, found: processes.ServerRun, options: ServerOptions
+) -> dict[str, Any]:
+    """Start what is missing of the servers that run, and see that all answer."""
+    run = runs.load(LOGS, found.run)
+    _refuse_other_options(run, options)
+    if found.missing:
+        experiment.restart_servers(operator, run, found.missing)
+        operator.screen.note(
+            f"started {', '.join(found.missing)} again in run {run.name};"
+            f" all {len(run.manifest['servers'])} servers serve"
+        )
+    else:
+        _refuse_other_release(operator, found)
+        processes.ask_everywhere(operator, run, ["ping", "--roster", processes.ROSTER_FILE])
+        operator.screen.note(
+            f"the servers of run {run.name} run already and answer from every host"
+        )
+    return {"run": run.name, "servers": run.manifest["servers"], "started": found.missing}
+
+
+def _refuse_other_options(run: runs.Run, options: ServerOptions) -> None:
+    """Refuse an option that was typed and that the running servers were started without."""
+    theirs = ServerOptions(**run.manifest["parameters"]["servers"])
+    for field in dataclasses.fields(options):
+        typed, has = (getattr(each, field.name) for each in (options, theirs))
+        if typed not in (field.default, has):
+            why = (
+                f"the servers of run {run.name} run with {field.name} {has}: leave out "
+                f"--{field.name}, or begin a new run with --restart"
+            )
+            raise UsageError(why)
+
+
+def _refuse_other_release(operator: Operator, found: processes.ServerRun) -> None:
+    deployed = processes.current_release(operator)
+    if found.release != deployed:
+        why = f"the servers run release {found.release}, deployed is {deployed}: add --restart"
         raise ClusterError(why)
-    run = runs.load(LOGS, name)
-    processes.ask_everywhere(operator, run, ["ping", "--roster", processes.ROSTER_FILE])
-    operator.screen.note(f"the servers of run {name} run already and answer from every host")
-    return {"run": name, "servers": run.manifest["servers"]}
 
 
 @cluster_task(takes=ClientOptions, wait="show progress until all clients have ended")
@@ -77,11 +106,7 @@ def _run_of_servers(operator: Operator) -> runs.Run:
         run = runs.begin(LOGS, operator.cluster, "current", dry_run=True)
         run.note(roster=roster(operator.cluster).to_json())
         return run
-    found = processes.server_run(operator)
-    if found is None:
-        why = "no server runs: fab start-servers comes first"
-        raise ClusterError(why)
-    run = runs.load(LOGS, found[0])
+    run = runs.load(LOGS, processes.complete_server_run(operator).run)
     if "clients" in run.manifest["parameters"]:
         why = (
             f"run {run.name} has had its clients, and its servers hold what they wrote: "
@@ -114,39 +139,46 @@ def status(operator: Operator) -> dict[str, Any]:
     rows: list[list[Any]] = []
     for host, answer in results.values.items():
         seen = facts.values.get(host, {})
-        health = [seen.get("temperature_c"), seen.get("throttled")]
+        health_cells = [seen.get("temperature_c"), seen.get("throttled")]
         rows += [
-            [host, answer["current"], *_process_cells(process, answer), *health]
+            [host, *_process_cells(host, process, answer), *health_cells]
             for process in answer["processes"] or [None]
         ]
-    rows += [[host, None, str(why), *[None] * 8] for host, why in results.failures.items()]
-    columns = [
-        "host",
-        "release",
-        "process",
-        "pid",
-        "up s",
-        "keys",
-        "connections",
-        "locks",
-        "in doubt",
-    ]
-    operator.screen.table([*columns, "°C", "throttled"], rows)
+    rows += [[host, str(why), *[None] * 9] for host, why in results.failures.items()]
+    columns = ["host", "process", "pid", "up s", "keys", "connections", "locks", "in doubt"]
+    operator.screen.table([*columns, "ranges", "°C", "throttled"], rows)
+    for line in _notes(results.values):
+        operator.screen.note(line)
     if results.failures:
         raise HostsFailedError(results.step, results.failures)
     return results.values
 
 
-def _process_cells(process: dict[str, Any] | None, answer: dict[str, Any]) -> list[Any]:
+def _process_cells(host: str, process: dict[str, Any] | None, answer: dict[str, Any]) -> list[Any]:
     if process is None:
-        return ["nothing runs", *[None] * 6]
+        return ["nothing runs", *[None] * 7]
     figures = process.get("figures", {})
-    name = f"{process['role']} {process['name']}"
+    name = process["role"] if process["name"] == host else f"{process['role']} {process['name']}"
     if "error" in figures:
         name += f" ({figures['error']})"
     uptime_s = int(answer["time_unix_s"] - process["started_unix_s"])
     numbers = [figures.get(key) for key in ("keys", "connections", "locks", "in_doubt")]
-    return [name, str(process["pid"]), uptime_s, *numbers]
+    return [name, str(process["pid"]), uptime_s, *numbers, health.describe_ranges(figures)]
+
+
+def _notes(answers: dict[str, dict[str, Any]]) -> list[str]:
+    """Return what is to be said of hosts and servers beside their figures."""
+    hosts: dict[str, list[str]] = {}
+    for host, answer in answers.items():
+        hosts.setdefault(answer["current"] or "none", []).append(host)
+    rows = [row for answer in answers.values() for row in answer["processes"]]
+    durable = {row["run"] for row in rows if row.get("figures", {}).get("durable")}
+    intruders = sum(row.get("figures", {}).get("unauthenticated", 0) for row in rows)
+    return [
+        *(f"release {name}: {', '.join(names)}" for name, names in hosts.items()),
+        *(f"run {run}: its servers keep on disk what they promise" for run in sorted(durable)),
+        *[f"{intruders} connections did not know the cluster's secret"] * bool(intruders),
+    ]
 
 
 @cluster_task(

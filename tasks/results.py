@@ -4,7 +4,7 @@ from typing import Any
 
 from analysis import summary as analysis
 from cluster import collect as collecting
-from cluster import processes, runs
+from cluster import health, processes, runs
 from cluster.command import LOGS, ROOT, cluster_task, task
 from cluster.console import Screen, show_summary
 from cluster.errors import ClusterError, UsageError
@@ -42,8 +42,8 @@ def assemble(screen: Screen, *, run: str | None = None) -> dict[str, Any]:
     show_summary(screen, summary, rows)
     screen.note(f"results: {found.folder.relative_to(ROOT)}")
     if not analysis.is_complete(summary):
-        why = "the run is not complete"
-        raise ClusterError(why)
+        lost = health.problems(summary["lost_ranges"], summary["unsafe_servers"])
+        raise ClusterError("\n".join([*lost, "the run is not complete"]))
     return summary
 
 

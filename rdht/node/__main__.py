@@ -29,6 +29,7 @@ COMMANDS = {
     "releases.flip",
     "releases.probe",
     "releases.stage",
+    "secret.put",
 }
 
 

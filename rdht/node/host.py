@@ -3,10 +3,14 @@
 ~/rdht/<cluster>/releases/<release>/   what was deployed
                  current, previous     links to releases
                  runs/<run>/           logs, results, and a record of each process
+                 runs/<run>/data/      what durable servers keep
+                 secret                who knows it may speak with the cluster's servers
 """
 
+import hashlib
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ class Folders:
         self.runs = self.base / "runs"
         self.current = self.base / "current"
         self.previous = self.base / "previous"
+        self.secret = self.base / "secret"
 
     def linked(self, link: Path) -> str | None:
         """Return the name of the release that `current` or `previous` points to."""
@@ -49,6 +54,26 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):
         return None
     return document if isinstance(document, dict) else None
+
+
+def secret_digest(folders: Folders) -> str | None:
+    """Return the SHA-256 of the cluster's secret on this host; None if it has none.
+
+    A file that no process would take, as others can read it, has what is no secret's digest.
+    """
+    try:
+        descriptor = os.open(folders.secret, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return "unusable"
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077:
+            return "unusable"
+        return hashlib.sha256(os.read(descriptor, 4096)).hexdigest()
+    finally:
+        os.close(descriptor)
 
 
 def boot_id() -> str:

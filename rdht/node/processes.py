@@ -17,7 +17,7 @@ from typing import Any
 
 from rdht.node.host import Folders, NodeError, boot_id, read_json, start_ticks, write_json
 
-STOP_GRACE_S = 8.0
+STOP_GRACE_S = 12.0  # a client's last command may wait 10 s for a server that is gone
 KILL_WAIT_S = 5.0
 TAIL_LINES = 5
 TAIL_BYTES = 16 * 1024
@@ -28,19 +28,27 @@ _POLL_S = 0.25  # a watching step must not take the time of what it watches
 def start(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[str, Any]:
     """Start processes in a run's folder; return once each is ready.
 
-    `arguments`: `run`, `release`, `files` (name → JSON to write into the folder first),
+    `arguments`: `run`, `release`, `files` (name → JSON to write into the folder first), `folders`
+    (to make in it, for nobody else to read),
     `processes` (each with `file`, the stem of its log and record, `name`, `role`, and `argv` for
-    `python -m rdht`), `ready_timeout_s`. If one does not get ready, all are stopped.
+    `python -m rdht`), `ready_timeout_s`. If one does not get ready, all of these are stopped.
     """
     folder = folders.run(arguments["run"])
     release = folders.releases / arguments["release"]
     if not release.is_dir():
         why = f"release {release.name} is not on this host: run fab deploy"
         raise NodeError(why)
+    for document in arguments["files"].values():
+        if "secret_file" in document and not folders.secret.exists():
+            why = "the cluster's secret is not on this host: run fab deploy"
+            raise NodeError(why)
     folder.mkdir(parents=True, exist_ok=True)
+    for name in arguments["folders"]:
+        (folder / name).mkdir(mode=0o700, exist_ok=True)
     for name, document in arguments["files"].items():
         write_json(folder / name, document)
-    (folder / START_FILE).unlink(missing_ok=True)  # of clients that did not get ready before
+    if any(process["role"] == "client" for process in arguments["processes"]):
+        (folder / START_FILE).unlink(missing_ok=True)  # of some that did not get ready before
     deadline_s = time.monotonic() + arguments["ready_timeout_s"]
     started: list[tuple[dict[str, Any], int]] = []
     try:

@@ -10,13 +10,13 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from rdht.node.host import Folders, NodeError, read_json
+from rdht.node.host import Folders, NodeError, read_json, secret_digest
 
 KEPT_RELEASES = 5
 
 
 def probe(folders: Folders, _arguments: dict[str, Any], _payload: bytes) -> dict[str, Any]:
-    """Tell which releases are here and which one is current."""
+    """Tell which releases are here, which one is current, and the digest of the secret."""
     staged = []
     if folders.releases.is_dir():
         by_age = sorted(folders.releases.iterdir(), key=lambda path: path.stat().st_mtime)
@@ -25,6 +25,7 @@ def probe(folders: Folders, _arguments: dict[str, Any], _payload: bytes) -> dict
         "current": folders.linked(folders.current),
         "previous": folders.linked(folders.previous),
         "staged": staged,
+        "secret": secret_digest(folders),
         "time_unix_s": time.time(),
     }
 

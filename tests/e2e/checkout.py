@@ -99,6 +99,10 @@ class Checkout:
             host: {"ssh_port": int(ssh), "server_port": int(server)} for host, ssh, server in rows
         }
 
+    def secret(self) -> str:
+        """Return the digits of the lab's secret."""
+        return (self.lab / "secret").read_text(encoding="ascii").strip()
+
     def processes(self) -> list[str]:
         """Return the command lines of all processes that belong to this checkout."""
         found = []

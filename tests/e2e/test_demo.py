@@ -1,16 +1,36 @@
 """The README's first command, in a clone."""
 
+import json
 import signal
 import socket
+from typing import Any
 
 import pytest
 
 from tests.e2e.checkout import Checkout
 
 
-def test_demo_runs_a_whole_experiment_and_leaves_nothing_behind(checkout: Checkout) -> None:
-    shown = checkout.fab("demo").stdout
-    summary = checkout.summary()
+def test_demo_runs_three_experiments_and_leaves_nothing_behind(checkout: Checkout) -> None:
+    outcome = checkout.fab("demo", "--json")
+    summaries = json.loads(outcome.stdout)["runs"]
+    assert summaries[-1] == checkout.summary()
+    assert [(summary["profile"], summary["window"]) for summary in summaries] == [
+        *(("classic", 1), ("fast", 1), ("fast", 32)),
+    ]
+    for summary in summaries:
+        _assert_whole(checkout, summary)
+        assert f"logs/{summary['run']}" in outcome.stderr
+    classic, fast, _ = (summary["messages"] / summary["commands"] for summary in summaries)
+    assert classic >= 8
+    assert fast < 4
+    rows = [line.split() for line in outcome.stderr.splitlines()]
+    assert [row[:2] for row in rows if row[:1] in (["classic"], ["fast"])] == [
+        *(["classic", "1"], ["fast", "1"], ["fast", "32"]),
+    ]
+    _assert_nothing_is_left(checkout)
+
+
+def _assert_whole(checkout: Checkout, summary: dict[str, Any]) -> None:
     assert (
         summary["servers"],
         summary["clients"],
@@ -22,16 +42,14 @@ def test_demo_runs_a_whole_experiment_and_leaves_nothing_behind(checkout: Checko
     )
     assert summary["unknown"] == summary["aborted"] == 0
     assert summary["throughput_per_s"] > 0
-    assert summary["messages"] >= 8 * summary["commands"]
     assert summary["replicas"]["keys"] > 0
     assert summary["replicas"]["differing"] == []
-    assert f"logs/{summary['run']}" in shown
+    assert summary["lost_ranges"] == {}
     for host in ("pi1", "pi2", "pi3", "pi4", "pi5"):
-        kept = {
-            path.name for path in (checkout.folder / "logs" / "latest" / "hosts" / host).iterdir()
+        folder = checkout.folder / "logs" / summary["run"] / "hosts" / host
+        assert {"server.log", "client.log", "results.json"} <= {
+            path.name for path in folder.iterdir()
         }
-        assert {"server.log", "client.log", "results.json"} <= kept
-    _assert_nothing_is_left(checkout)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from hashlib import sha256
 
 from tests.e2e.checkout import Checkout
 
@@ -58,7 +59,8 @@ def test_several_servers_and_clients_a_host(idle: Checkout, edited: Edit) -> Non
 
 def test_starting_running_servers_again_is_a_no_op(idle: Checkout) -> None:
     first = idle.json("start-servers")
-    assert idle.json("start-servers") == first
+    assert first["started"] == first["servers"]
+    assert idle.json("start-servers") == {**first, "started": []}
     idle.fab("start-clients", "--duration", "1", "--wait")
     assert "--restart" in idle.fab("start-clients", code=1).stderr
     assert idle.json("start-servers", "--restart")["run"] != first["run"]
@@ -70,30 +72,115 @@ def test_clients_without_servers_are_refused_in_one_line(idle: Checkout) -> None
     assert "fab start-servers" in refusal
 
 
-def test_a_server_killed_while_clients_run_fails_the_run_and_names_its_host(idle: Checkout) -> None:
+def test_a_server_and_a_client_killed_in_a_run_fail_it_and_are_named(idle: Checkout) -> None:
     before = idle.latest()
-    with idle.start("run", "--duration", "60") as process:
+    with idle.start("run", "--duration", "3", "--threads", "2") as process:
         idle.wait_for_clients(before)
         os.kill(idle.pid("pi3", "server"), signal.SIGKILL)
+        os.kill(idle.pid("pi4", "client"), signal.SIGKILL)
         stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "pi3: server pi3 died" in stderr
+    assert "pi4: client pi4 died" in stderr
     assert "cluster" in stdout
     assert set(idle.summary()["lost"]["pi1: client pi1"]) == {"pi3"}
+    assert idle.summary()["missing_clients"] == ["pi4"]
+    assert "pi4" in idle.fab("assemble", code=1).stdout
     assert (idle.folder / "logs" / "latest" / "hosts" / "pi3" / "server.log").stat().st_size > 0
     assert idle.json("status")["pi1"]["processes"] == []
 
 
-def test_a_client_killed_in_a_run_is_missed_everywhere(idle: Checkout) -> None:
+def test_a_server_killed_and_started_again_in_a_run_takes_its_place(idle: Checkout) -> None:
     before = idle.latest()
-    with idle.start("run", "--duration", "4") as process:
+    words = ["run", "--duration", "3", "--threads", "2", "--profile", "fast", "--window", "8"]
+    with idle.start(*words, "--durable") as process:
         idle.wait_for_clients(before)
-        os.kill(idle.pid("pi3", "client"), signal.SIGKILL)
-        _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "pi3: client pi3 died" in stderr
-    assert idle.summary()["missing_clients"] == ["pi3"]
-    assert "pi3" in idle.fab("assemble", code=1).stdout
+        os.kill(idle.pid("pi3", "server"), signal.SIGKILL)
+        assert idle.json("start-servers")["started"] == ["pi3"]
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stdout + stderr
+    summary = idle.summary()
+    assert summary["run"] == idle.latest() != before
+    assert (summary["lost"], summary["lost_ranges"]) == ({}, {})
+    assert summary["replicas"]["differing"] == []
+    figures = idle.manifest()["server_figures"]
+    assert [row["durable"] for row in figures.values()] == [True] * 5
+    for number in ("1", "2"):  # of which pi3 holds a copy
+        one, other = [row["ranges"][number] for row in figures.values() if number in row["ranges"]]
+        assert one == other
+        assert one["mode"] == "serving"
+        assert one["epoch"] > 1
+
+
+def test_a_range_whose_servers_both_came_back_with_nothing_is_lost(idle: Checkout) -> None:
+    idle.fab("start-servers")
+    for host in ("pi3", "pi4"):
+        os.kill(idle.pid(host, "server"), signal.SIGKILL)
+    error = idle.fab("start-servers", code=1).stderr
+    assert "range 2 is LOST: both its servers, pi3 and pi4, came back with nothing" in error
+    assert "--restart" in error
+    assert idle.fab("status").stdout.count("range 2 LOST") == 2
+
+
+def test_durable_servers_that_all_died_come_back_with_what_they_held(idle: Checkout) -> None:
+    first = idle.json("start-servers", "--durable")
+    idle.fab("start-clients", "--commands", "50", "--threads", "2", "--wait")
+    held = idle.json("check", "--replicas")
+    assert held["keys"] > 0
+    for host in ("pi2", "pi3", "pi4"):
+        os.kill(idle.pid(host, "server"), signal.SIGKILL)
+    outcome = idle.fab("start-servers")
+    assert f"started pi2, pi3, pi4 again in run {first['run']}" in outcome.stdout
+    assert idle.json("check", "--replicas") == held
+    shown = idle.fab("status").stdout
+    assert f"run {first['run']}: its servers keep on disk" in shown
+    assert shown.count("2 serving") == 5
+    assert "--workers" in idle.fab("start-servers", "--workers", "3", code=2).stderr
+    data = idle.home("pi1") / "runs" / first["run"] / "data" / "pi1"
+    assert data.is_dir()
+    idle.fab("stop", "collect", "clean")
+    assert not data.exists()
+
+
+def test_the_secret_is_on_every_host_and_nowhere_else(idle: Checkout) -> None:
+    secret = idle.secret()
+    outcomes = [
+        idle.fab("deploy", "--json"),
+        idle.fab("run", "--commands", "5", "--threads", "1", "--trace"),
+        idle.fab("check", "--json"),
+        idle.fab("releases", "--json"),
+        idle.fab("deploy", "--dry-run"),
+    ]
+    assert all(secret not in outcome.shown for outcome in outcomes)
+    assert json.loads(outcomes[0].stdout)["secret_delivered"] == []
+    checked = json.loads(outcomes[2].stdout)
+    assert {facts["secret"] for facts in checked.values()} == {"yes"}
+    needles = [secret.encode(), bytes.fromhex(secret), sha256(f"{secret}\n".encode()).digest()]
+    needles.append(needles[-1].hex().encode())
+    places = [idle.lab / "secret", *(idle.home(host) / "secret" for host in idle.ports())]
+    for root in (idle.folder / "logs", idle.lab):
+        for path in root.rglob("*"):
+            if path.is_file() and path not in places:
+                content = path.read_bytes()
+                assert not any(needle in content for needle in needles), path
+    for path in places:
+        assert path.read_text(encoding="ascii").strip() == secret
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_another_desks_secret_is_not_overwritten_under_its_servers(idle: Checkout) -> None:
+    idle.fab("start-servers")
+    ours = idle.secret()
+    (idle.lab / "secret").unlink()  # as in a fresh checkout
+    refusal = idle.fab("deploy", code=1).stderr
+    assert refusal.strip().count("\n") == 0
+    assert "this desk has none" in refusal
+    assert (idle.home("pi1") / "secret").read_text(encoding="ascii").strip() == ours
+    assert not (idle.lab / "secret").exists()
+    idle.fab("stop")
+    assert "took the place" in idle.fab("deploy").stdout
+    assert idle.secret() != ours
+    assert {facts["secret"] for facts in idle.json("check").values()} == {"yes"}
 
 
 def test_clients_on_some_hosts_use_all_servers(idle: Checkout) -> None:

@@ -40,6 +40,7 @@ def test_a_key_range_below_the_number_of_servers(checkout: Checkout) -> None:
         ("--get-ratio", "2"),
         ("--threads", "0"),
         ("--profile", "baroque"),
+        ("--window", "1024"),
         ("--seed", "one"),
         ("--limit", "pi9"),
     ],
@@ -59,7 +60,13 @@ def test_a_dry_run_connects_to_nothing_and_writes_nothing(checkout: Checkout) ->
     logs = checkout.folder / "logs"
     before = sorted(logs.glob("*"))
     shown = checkout.fab("run", "--dry-run", cluster="pis").stdout
-    for step in ("stage on pi5", "flip on pi5", "start server on pi5", "start client on pi5"):
+    for step in (
+        "deliver secret on pi5",
+        "stage on pi5",
+        "flip on pi5",
+        "start server on pi5",
+        "start client on pi5",
+    ):
         assert f"would {step}" in shown
     assert sorted(logs.glob("*")) == before
 

@@ -19,7 +19,7 @@ from rdht.errors import ConfigurationError
 from rdht.messages import Operation
 from rdht.records import SLOT_S, ClientRecord, Histogram, ThreadRecord
 
-PARAMETERS: dict[str, Any] = {"threads": 2, "seed": 1}
+PARAMETERS: dict[str, Any] = {"threads": 2, "seed": 1, "window": 32}
 MANIFEST = {
     "run": "20261123-141502-shelf-3fa9",
     "cluster": "shelf",
@@ -196,6 +196,7 @@ def test_a_summary_has_all_that_belongs_into_it(found: list[HostRecord]) -> None
         **same,
         **totals,
         "profile": "classic",
+        "window": 32,
         "servers": 2,
         "clients": 4,
         "threads": 8,
@@ -216,6 +217,18 @@ def test_a_summary_tells_what_was_lost_and_what_went_wrong(found: list[HostRecor
     assert figures["errors"] == ["pi2: client pi2.1: a defect"]
     assert figures["replicas"] == {"keys": 1, "differing": []}
     assert summary.summarize(found, MANIFEST)["replicas"] is None
+
+
+@pytest.mark.parametrize(
+    "noted", [{"lost_ranges": {"3": ["pi4", "pi5"]}}, {"unsafe_servers": ["pi2"]}]
+)
+def test_a_run_that_lost_a_range_or_a_disk_is_not_complete(
+    found: list[HostRecord], noted: dict[str, Any]
+) -> None:
+    assert summary.is_complete(summary.summarize(found, MANIFEST))
+    figures = summary.summarize(found, {**MANIFEST, **noted})
+    assert {name: figures[name] for name in noted} == noted
+    assert not summary.is_complete(figures)
 
 
 def test_there_is_a_row_a_thread_with_its_own_figures(found: list[HostRecord]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cluster.console import Screen, print_json, show_summary
+from cluster.console import Screen, print_json, show_comparison, show_summary
 
 Capture = pytest.CaptureFixture[str]
 
@@ -182,7 +182,10 @@ def summary() -> dict[str, Any]:
         "servers": 2,
         "clients": 2,
         "connections": 32,
+        "run": "20261123-141502-shelf-3fa9",
+        "messages": 98760,
         "profile": "classic",
+        "window": 1,
         "duration_s": 10.0,
         "missing_clients": [],
         "interrupted": False,
@@ -216,6 +219,7 @@ def test_a_summary_has_a_row_a_host_and_one_for_the_cluster(
         *("16", "12,345", "1,234.5", "400", "600", "900", "1,200", "5,000", "3", "0", "1")
     ]
     assert "2 servers · 2 clients · 16 threads · 32 connections" in out
+    assert "classic profile, window 1" in out
     assert "99 keys, equal on both replicas" in out
 
 
@@ -242,3 +246,33 @@ def test_a_run_whose_replicas_were_not_compared_says_nothing_of_them(
     summary["replicas"] = None
     show_summary(Screen(), summary, [host_row])
     assert "replicas" not in capsys.readouterr().out
+
+
+def test_runs_stand_side_by_side_within_100_columns(
+    capsys: Capture, summary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latency = {**summary["latency_us"], "p50": 127_263, "p99": 1_150_527}
+    changed = {"profile": "fast", "window": 1023, "throughput_per_s": 123_450.0, "commands": 24_690}
+    changed |= {"conflicts": 1_234_567, "latency_us": latency}
+    replicas = {"keys": 7, "differing": [{"key": "a"}]}
+    screen = Screen()
+    screen.console.width = 100
+    show_comparison(screen, [summary, {**summary, **changed, "replicas": replicas}])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines if line.split()[:1] in (["classic"], ["fast"])]
+    assert rows == [
+        ["classic", "1", "1,234.5", "1.0", "400", "900", "8.0", "3"],
+        ["fast", "1,023", "123,450.0", "100.0", "127,263", "1,150,527", "4.0", "1,234,567"],
+    ]
+    assert max(map(len, lines)) <= 100
+    assert "logs/20261123-141502-shelf-3fa9: classic profile, window 1: 99 keys, equal" in lines[-2]
+    assert lines[-1].endswith("fast profile, window 1023: 7 keys, 1 DIFFER")
+
+
+def test_a_run_in_which_nothing_was_done_stands_beside_others(
+    capsys: Capture, summary: dict[str, Any]
+) -> None:
+    nothing = {"throughput_per_s": 0.0, "commands": 0, "replicas": None}
+    latency = dict.fromkeys(summary["latency_us"])
+    show_comparison(Screen(), [{**summary, **nothing, "latency_us": latency}, summary])
+    assert "not compared" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,13 +13,14 @@ from hypothesis import strategies as st
 import rdht.__main__ as rdht_main
 from cluster.errors import UsageError
 from cluster.inventory import Cluster
-from cluster.options import ClientOptions
+from cluster.options import ClientOptions, ServerOptions
 from cluster.roster import roster
+from rdht.limits import MAX_WINDOW
 from rdht.profiles import PROFILES
 
 
 def test_every_option_explains_itself() -> None:
-    for option in dataclasses.fields(ClientOptions):
+    for option in dataclasses.fields(ClientOptions) + dataclasses.fields(ServerOptions):
         assert option.metadata["help"], option.name
 
 
@@ -43,6 +45,8 @@ def test_the_defaults_are_right(make_cluster: Callable[..., Cluster]) -> None:
         ("duration", math.inf, "duration"),
         ("duration", math.nan, "duration"),
         ("profile", "clasic", "profile"),
+        ("window", 0, "window"),
+        ("window", MAX_WINDOW, "window"),
         ("seed", "many", "seed"),
         ("seed", "1.5", "seed"),
         ("seed", "", "seed"),
@@ -86,6 +90,7 @@ def test_a_number_of_commands_wins_over_the_duration() -> None:
     duration=st.floats(0, 1e9, exclude_min=True),
     seed=st.integers(0, 2**32),
     profile=st.sampled_from(sorted(PROFILES)),
+    window=st.integers(1, MAX_WINDOW - 1),
     trace=st.booleans(),
 )
 def test_a_client_parses_its_command_line_back_to_the_options(**values: object) -> None:
@@ -100,3 +105,17 @@ def test_a_client_parses_its_command_line_back_to_the_options(**values: object) 
     assert parsed["name"] == "pi1.0"
     files = [str(parsed[name]) for name in ("results", "progress", "start_file", "roster")]
     assert files == ["results.0.json", "client.0.progress.json", "start.json", "roster.json"]
+
+
+@given(workers=st.integers(1, 1000), trace=st.booleans(), durable=st.booleans())
+def test_a_server_parses_its_command_line_back_to_the_options(**values: Any) -> None:
+    options = ServerOptions(**values).checked()
+    parsed = vars(rdht_main._parser().parse_args(options.argv("pi1.0", "roster.json")))
+    assert (parsed["name"], parsed["roster"]) == ("pi1.0", "roster.json")
+    assert (parsed["workers"], parsed["trace"]) == (options.workers, options.trace)
+    assert parsed["durable"] == (Path("data/pi1.0") if options.durable else None)
+
+
+def test_servers_without_a_thread_are_a_mistake_of_usage() -> None:
+    with pytest.raises(UsageError, match=r"^--workers 0 is not "):
+        ServerOptions(workers=0).checked()

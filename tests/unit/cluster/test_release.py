@@ -67,7 +67,7 @@ class Shelf:
     def folders(self, host: str) -> Folders:
         folders = Folders("shelf")
         base = self._homes / host
-        for name in ("releases", "runs", "current", "previous"):
+        for name in ("releases", "runs", "current", "previous", "secret"):
             setattr(folders, name, base / name)
         folders.base = base
         return folders
@@ -122,6 +122,10 @@ def built(tree: Callable[..., Path]) -> list[Release]:
         release.build(tree({**SOURCES, "rdht/ring.py": f"RING = {number}\n"}))
         for number in range(3)
     ]
+
+
+def deploy(shelf: Any, built: Release) -> dict[str, str]:
+    return release.deploy(shelf, built, release.probe(shelf))
 
 
 def test_the_same_tree_gives_the_same_name_and_the_same_bytes(tree: Callable[..., Path]) -> None:
@@ -188,7 +192,7 @@ def test_the_bundle_holds_the_files_and_nothing_of_who_made_it(tree: Callable[..
 
 
 def test_a_release_becomes_current_everywhere(shelf: Any, built: list[Release]) -> None:
-    outcome = release.deploy(shelf, built[0])
+    outcome = deploy(shelf, built[0])
     assert outcome == dict.fromkeys(["pi1", "pi2", "pi3"], DEPLOYED)
     assert shelf.linked("current") == [built[0].name] * 3
     assert shelf.steps() == ["probe", "stage", "flip"]
@@ -197,18 +201,18 @@ def test_a_release_becomes_current_everywhere(shelf: Any, built: list[Release]) 
 def test_a_second_deploy_of_the_same_costs_one_call_a_host(
     shelf: Any, built: list[Release]
 ) -> None:
-    release.deploy(shelf, built[0])
+    deploy(shelf, built[0])
     shelf.calls.clear()
-    assert set(release.deploy(shelf, built[0]).values()) == {UNCHANGED}
+    assert set(deploy(shelf, built[0]).values()) == {UNCHANGED}
     assert shelf.calls == [("probe", "pi1"), ("probe", "pi2"), ("probe", "pi3")]
 
 
 def test_only_hosts_that_lack_a_release_get_it(shelf: Any, built: list[Release]) -> None:
     for each in built[:2]:
-        release.deploy(shelf, each)
+        deploy(shelf, each)
     releases.flip(shelf.folders("pi2"), {"release": built[0].name, "previous": None}, b"")
     shelf.calls.clear()
-    assert release.deploy(shelf, built[1]) == {
+    assert deploy(shelf, built[1]) == {
         "pi1": UNCHANGED,
         "pi2": DEPLOYED,
         "pi3": UNCHANGED,
@@ -220,16 +224,16 @@ def test_only_hosts_that_lack_a_release_get_it(shelf: Any, built: list[Release])
 def test_a_host_that_fails_before_the_flip_leaves_all_as_they_are(
     shelf: Any, built: list[Release], step: str
 ) -> None:
-    release.deploy(shelf, built[0])
+    deploy(shelf, built[0])
     shelf.steps()
     shelf.failing[step, "pi2"] = BEFORE
     with pytest.raises(HostsFailedError, match=f"^pi2: {step} failed: ") as caught:
-        release.deploy(shelf, built[1])
+        deploy(shelf, built[1])
     assert set(caught.value.failures) == {"pi2"}
     assert "every host keeps its" in str(caught.value)
     assert "flip" not in shelf.steps()
     assert shelf.linked("current") == [built[0].name] * 3
-    release.deploy(shelf, built[1])
+    deploy(shelf, built[1])
     assert shelf.linked("current") == [built[1].name] * 3
 
 
@@ -237,10 +241,10 @@ def test_a_host_that_fails_before_the_flip_leaves_all_as_they_are(
 def test_a_flip_that_fails_on_one_host_is_taken_back_on_all(
     shelf: Any, built: list[Release], when: str
 ) -> None:
-    release.deploy(shelf, built[0])
+    deploy(shelf, built[0])
     shelf.failing["flip", "pi2"] = when
     with pytest.raises(HostsFailedError, match=r"^pi2: flip failed: ") as caught:
-        release.deploy(shelf, built[1])
+        deploy(shelf, built[1])
     assert "old release again" in str(caught.value)
     assert shelf.linked("current") == [built[0].name] * 3
 
@@ -250,7 +254,7 @@ def test_a_first_deploy_that_fails_leaves_no_current_release(
 ) -> None:
     shelf.failing["flip", "pi3"] = BEFORE
     with pytest.raises(HostsFailedError):
-        release.deploy(shelf, built[0])
+        deploy(shelf, built[0])
     assert shelf.linked("current") == [None] * 3
 
 
@@ -258,33 +262,33 @@ def test_a_flip_that_was_taken_back_leaves_the_same_release_to_roll_back_to(
     shelf: Any, built: list[Release]
 ) -> None:
     for each in built[:2]:
-        release.deploy(shelf, each)
+        deploy(shelf, each)
     shelf.failing["flip", "pi2"] = BEFORE
     with pytest.raises(HostsFailedError):
-        release.deploy(shelf, built[2])
+        deploy(shelf, built[2])
     assert shelf.linked("previous") == [built[0].name] * 3
 
 
 def test_a_host_that_cannot_be_flipped_back_is_told_too(shelf: Any, built: list[Release]) -> None:
-    release.deploy(shelf, built[0])
+    deploy(shelf, built[0])
     shelf.failing["flip", "pi2"] = BEFORE
     shelf.failing["flip back", "pi3"] = BEFORE
     with pytest.raises(HostsFailedError) as caught:
-        release.deploy(shelf, built[1])
+        deploy(shelf, built[1])
     assert {"pi2", "pi3"} <= set(caught.value.failures)
     assert shelf.linked("current")[0] == built[0].name
 
 
 def test_rollback_goes_to_the_release_before(shelf: Any, built: list[Release]) -> None:
     for each in built[:2]:
-        release.deploy(shelf, each)
+        deploy(shelf, each)
     assert release.rollback(shelf, None) == built[0].name
     assert shelf.linked("current") == [built[0].name] * 3
 
 
 def test_rollback_goes_to_the_release_that_is_named(shelf: Any, built: list[Release]) -> None:
     for each in built:
-        release.deploy(shelf, each)
+        deploy(shelf, each)
     assert release.rollback(shelf, built[0].name) == built[0].name
     assert shelf.linked("current") == [built[0].name] * 3
 
@@ -292,7 +296,7 @@ def test_rollback_goes_to_the_release_that_is_named(shelf: Any, built: list[Rele
 def test_rollback_is_refused_where_there_is_nothing_before(
     shelf: Any, built: list[Release]
 ) -> None:
-    release.deploy(shelf, built[0])
+    deploy(shelf, built[0])
     with pytest.raises(ClusterError, match="--to"):
         release.rollback(shelf, None)
     assert shelf.linked("current") == [built[0].name] * 3
@@ -300,7 +304,7 @@ def test_rollback_is_refused_where_there_is_nothing_before(
 
 def test_rollback_is_refused_where_the_hosts_do_not_agree(shelf: Any, built: list[Release]) -> None:
     for each in built[:2]:
-        release.deploy(shelf, each)
+        deploy(shelf, each)
     folders = shelf.folders("pi2")
     releases.stage(folders, {"release": built[2].name, "files": built[2].files}, built[2].bundle)
     releases.flip(folders, {"release": built[2].name, "previous": None}, b"")
@@ -309,7 +313,7 @@ def test_rollback_is_refused_where_the_hosts_do_not_agree(shelf: Any, built: lis
 
 
 def test_rollback_to_what_one_host_lacks_changes_nothing(shelf: Any, built: list[Release]) -> None:
-    release.deploy(shelf, built[0])
+    deploy(shelf, built[0])
     folders = shelf.folders("pi2")
     releases.stage(folders, {"release": built[1].name, "files": built[1].files}, built[1].bundle)
     with pytest.raises(ClusterError, match="pi1, pi3") as caught:

@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 
 from cluster import release, remote
+from cluster.console import Screen
 from cluster.errors import CommandFailedError, HostError, HostKeyError, HostUnreachableError
-from cluster.inventory import Host
+from cluster.inventory import Cluster, Host
+from cluster.operator import Operator
 from cluster.remote import STEP_TIMEOUT_S, Call
+from rdht.authentication import make_secret
 from rdht.node.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[3]
@@ -95,12 +98,36 @@ def test_the_sources_come_in_the_order_of_their_imports(
     here: Callable[..., Any], module: str
 ) -> None:
     harmless = {
-        "releases": "releases.probe",
-        "files": "files.runs",
-        "facts": "facts.facts",
-        "processes": "processes.status",
+        "releases": Call("releases.probe"),
+        "files": Call("files.runs"),
+        "facts": Call("facts.facts"),
+        "processes": Call("processes.status"),
+        "secret": Call("secret.put", {"replaces": None}, secret="a text"),
     }
-    assert isinstance(here(Call(harmless[module])), dict)
+    assert isinstance(here(harmless[module]), dict)
+
+
+def test_a_secret_arrives_and_is_seen_nowhere_on_the_way(
+    here: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = make_secret()
+    call = Call("secret.put", {"replaces": None}, secret=text)
+    assert here(call) == {}
+    path = tmp_path / "rdht" / "shelf" / "secret"
+    assert path.read_text(encoding="ascii") == text
+    assert path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(HostError) as caught:
+        here(call)  # another one is there now
+    connection = FakeConnection('{"ok": {}}\n')
+    answers(connection, call)
+    command, stdin, _ = connection.asked[0]
+    operator = Operator(
+        Cluster("shelf", tmp_path, "", tmp_path, (HOST,), {}), Screen(), dry_run=True
+    )
+    operator.each("deliver secret", call, preview={})
+    shown = [str(caught.value), repr(call), command, *capsys.readouterr()]
+    assert all(text.strip() not in each for each in shown)
+    assert json.dumps(text)[1:-1].encode() in stdin
 
 
 def test_an_unknown_step_of_a_known_kind_fails_with_the_hosts_words(

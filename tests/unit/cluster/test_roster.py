@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from cluster.errors import UsageError
 from cluster.inventory import Cluster
 from cluster.roster import check_placement, roster
+from rdht.node.host import Folders
 from rdht.ring import Ring
 from rdht.roster import parse
 
@@ -43,6 +45,18 @@ def test_both_replicas_of_a_range_never_share_a_host(
 def test_the_document_is_what_the_hosts_read(make_cluster: Callable[..., Cluster]) -> None:
     servers = roster(make_cluster(3, servers_per_host=2))
     assert parse(json.loads(json.dumps(servers.to_json()))) == servers
+
+
+def test_the_document_leads_from_a_runs_folder_to_the_hosts_secret(
+    make_cluster: Callable[..., Cluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folders = Folders("shelf")
+    run = folders.run("20261123-141502-shelf-3fa9")
+    run.mkdir(parents=True)
+    read = parse(roster(make_cluster(2)).to_json(), run)
+    assert read.secret_file is not None
+    assert read.secret_file.resolve() == folders.secret
 
 
 @pytest.mark.parametrize(

@@ -92,12 +92,14 @@ def start(
     *rows: dict[str, Any],
     run: str = RUN,
     files: dict[str, Any] | None = None,
+    folders_in_it: tuple[str, ...] = (),
     ready_timeout_s: float = 10.0,
 ) -> Any:
     arguments = {
         "run": run,
         "release": RELEASE,
         "files": files or {},
+        "folders": list(folders_in_it),
         "processes": list(rows),
         "ready_timeout_s": ready_timeout_s,
     }
@@ -145,6 +147,38 @@ def test_the_files_are_there_before_the_process_starts(folders: Folders, release
     start(folders, process("serve"), files={"roster.json": {"servers": [1, 2]}})
     text = (folders.run(RUN) / "roster.json").read_text(encoding="utf-8")
     assert json.loads(text) == {"servers": [1, 2]}
+
+
+def test_the_folders_are_there_before_the_process_starts_and_stay(
+    folders: Folders, release: Path
+) -> None:
+    start(folders, process("serve"), folders_in_it=("data",))
+    data = folders.run(RUN) / "data"
+    assert data.stat().st_mode & 0o777 == 0o700
+    (data / "log").write_text("promised", encoding="utf-8")
+    stop(folders)
+    start(folders, process("serve"), folders_in_it=("data",))
+    assert (data / "log").read_text(encoding="utf-8") == "promised"
+
+
+def test_a_roster_with_a_secret_needs_the_hosts_secret(folders: Folders, release: Path) -> None:
+    files = {"roster.json": {"servers": [], "secret_file": "../../secret"}}
+    with pytest.raises(NodeError, match="secret is not on this host: run fab deploy"):
+        start(folders, process("serve"), files=files)
+    assert not folders.runs.exists()
+    folders.secret.write_text("known", encoding="utf-8")
+    assert start(folders, process("serve"), files=files) == ["pi1"]
+
+
+def test_servers_that_come_back_leave_the_clients_start_alone(
+    folders: Folders, release: Path
+) -> None:
+    start(folders, process("serve", "pi1.0"))
+    processes.go(folders, {"run": RUN, "start_unix_s": 12.5}, b"")
+    start(folders, process("serve", "pi1.1"))
+    assert (folders.run(RUN) / "start.json").exists()
+    start(folders, process("serve", role="client"))
+    assert not (folders.run(RUN) / "start.json").exists()
 
 
 def test_one_that_crashes_is_an_error_with_the_last_line_of_its_log(

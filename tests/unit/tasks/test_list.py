@@ -18,6 +18,7 @@ TASKS = [
     *("use", "check", "deploy", "rollback", "releases", "start-servers", "start-clients"),
     *("stop", "status", "tail", "collect", "assemble", "clean", "run", "demo"),
     *("lab.up", "lab.status", "lab.down", "dev.check", "dev.fix", "dev.test"),
+    "dev.simulate",
 ]
 
 
