@@ -12,6 +12,7 @@ from rdht.participant import Outgoing, Participant
 from rdht.replica import pack_row, unpack_rows
 from rdht.store import Store
 
+_DECIDED_HERE = {Status.DONE, Status.JOINED}  # without the client, or without the other replica
 _logger = logging.getLogger("rdht")
 
 
@@ -30,6 +31,9 @@ class Journal(threading.Thread):
         self._deliver = deliver
         self._store = Store(folder)
         self._held: Outgoing = []  # until the next sync has ended
+        self._appended = 0  # records so far,
+        self._on_disk = 0  # those of them that are synced,
+        self._telling = 0  # and the last that no vote has waited for: a read may tell of it
         self._fresh: set[Name] = set()  # requests whose yes was never sent: to be synced next,
         self._syncing: set[Name] = set()  # and being synced now
         self._changed = threading.Condition(lock)
@@ -95,6 +99,9 @@ class Journal(threading.Thread):
         self._fresh |= requests
         for message in journal:
             self._append(message)
+            self._appended += 1
+            if message.status in _DECIDED_HERE:
+                self._telling = self._appended
         if participant.unsafe:
             return self._refuse(out, requests)
         if must_snapshot:
@@ -105,7 +112,7 @@ class Journal(threading.Thread):
             except StorageError as error:
                 self._fail(error)
                 return []
-        elif must_sync:
+        elif must_sync or self._telling > self._on_disk:
             self._held += out
             self._changed.notify()
             return []
@@ -175,6 +182,7 @@ class Journal(threading.Thread):
                     self._changed.wait()
                 held, self._held = self._held, []
                 self._syncing, self._fresh = self._fresh, set()
+                appended = self._appended
             if not held:
                 return
             try:
@@ -185,6 +193,7 @@ class Journal(threading.Thread):
                 return
             with self._lock:
                 self._syncing = set()
+                self._on_disk = appended
             self._deliver(held)
 
     def tidy(self, key_range: int) -> None:

@@ -1,0 +1,177 @@
+"""Mistakes in the protocol, made on purpose: who searches for faults has to find each of them.
+
+A mutant changes the real classes for as long as its context lasts. "Acknowledging a durable yes
+before fdatasync" has no disk here: it is the simulator's.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+from unittest import mock
+
+from rdht import coordinator, participant
+from rdht.messages import Message, Operation, Reason
+from rdht.participant import Outgoing, Participant, Transaction
+from rdht.replica import Mode
+
+
+class Mutant(NamedTuple):
+    """A mistake, and how it is made."""
+
+    name: str
+    description: str
+    apply: Callable[[], AbstractContextManager[Any]]
+
+
+def _early_no() -> AbstractContextManager[Any]:
+    state, event = coordinator.State, coordinator.Event
+    change = {(state.VOTING, event.NO_SHARED): (state.ABORTED, coordinator.Action.SEND_ABORT)}
+    return mock.patch.dict(coordinator.TRANSITIONS, change)
+
+
+def _abort_all_at_once() -> AbstractContextManager[Any]:
+    state, event = coordinator.State, coordinator.Event
+    change = {(state.VOTING, event.NO_SHARED): (state.RELEASING, coordinator.Action.SEND_ABORT)}
+    return mock.patch.dict(coordinator.TRANSITIONS, change)
+
+
+def _no_roll_forward() -> AbstractContextManager[Any]:
+    def freeze(self: Participant, number: int, now_s: float) -> Outgoing:
+        self.replicas[number].mode = Mode.GIVING
+        out: Outgoing = []
+        for tx in [one for one in self.transactions.values() if one.touches(number)]:
+            if tx.state is participant.State.PREPARED:
+                self._step(tx, participant.Event.LEARNED_ABORT, tx.request, now_s, out)
+            elif tx.state is participant.State.WAITING:
+                self._step(tx, participant.Event.TURN_REFUSED, tx.request, now_s, out)
+        self._pass_on(now_s, out)
+        return out
+
+    return mock.patch.object(Participant, "freeze", freeze)
+
+
+def _forgetful_veto() -> AbstractContextManager[Any]:
+    state, event = participant.State, participant.Event
+    change = {(state.IDLE, event.ASKED): (state.IDLE, participant.Action.SAY_NO)}
+    return mock.patch.dict(participant.TRANSITIONS, change)
+
+
+def _read_through_locks() -> AbstractContextManager[Any]:
+    original = Participant._read
+
+    def read(self: Participant, message: Message, now_s: float, out: Outgoing) -> None:
+        with mock.patch.object(self, "locks", {}):
+            original(self, message, now_s, out)
+
+    return mock.patch.object(Participant, "_read", read)
+
+
+def _unlock_before_applying() -> AbstractContextManager[Any]:
+    """Serve the lock's queue between the two: `handle` is one step, nothing else comes between."""
+    original = Participant._commit
+
+    def commit(
+        self: Participant, tx: Transaction, message: Message, now_s: float, out: Outgoing
+    ) -> None:
+        staged, tx.staged = tx.staged, []
+        original(self, tx, message, now_s, out)
+        self._pass_on(now_s, out)
+        for replica, key, entry in staged:
+            replica.table[key] = entry
+
+    return mock.patch.object(Participant, "_commit", commit)
+
+
+def _any_epoch() -> AbstractContextManager[Any]:
+    original = Participant._why_not_served
+
+    def why_not_served(self: Participant, part: Message) -> tuple[Reason, int]:
+        reason, epoch = original(self, part)
+        return (Reason.NONE if reason is Reason.STALE_EPOCH else reason), epoch
+
+    return mock.patch.object(Participant, "_why_not_served", why_not_served)
+
+
+def _missing_unlock() -> AbstractContextManager[Any]:
+    def undo(self: Participant, tx: Transaction) -> None:
+        tx.refusal = tx.refusal._replace(reason=Reason.VETOED)
+
+    return mock.patch.object(Participant, "_undo", undo)
+
+
+def _broken_pledge() -> AbstractContextManager[Any]:
+    original = Participant._abort
+
+    def abort(self: Participant, message: Message, now_s: float, out: Outgoing) -> None:
+        original(self, message._replace(reason=Reason.VETOED), now_s, out)
+
+    return mock.patch.object(Participant, "_abort", abort)
+
+
+def _forgotten_many() -> AbstractContextManager[Any]:
+    original = Participant._finish
+
+    def finish(self: Participant, tx: Transaction, record: Any) -> None:
+        if tx.request.operation is Operation.MANY and len(tx.ranges) == 1:
+            tx.state = participant.State.IDLE
+        original(self, tx, record)
+
+    return mock.patch.object(Participant, "_finish", finish)
+
+
+def _lost_memories() -> AbstractContextManager[Any]:
+    def memories(_self: Participant, _number: int | None = None) -> list[Message]:
+        return []
+
+    return mock.patch.object(Participant, "memories", memories)
+
+
+def _aborts_answered_at_once() -> AbstractContextManager[Any]:
+    def cannot_say(_self: Participant, _tx: Transaction) -> bool:
+        return False
+
+    return mock.patch.object(Participant, "_cannot_say", cannot_say)
+
+
+def _vote_repeated_afresh() -> AbstractContextManager[Any]:
+    """Take a repeated request for a new one, unless its yes still holds the lock."""
+    original = Participant._request
+
+    def request(self: Participant, message: Message, now_s: float, out: Outgoing) -> None:
+        tx = self.transactions.get(message.name)
+        if tx is not None and tx.state is participant.State.ABORTED:
+            self._drop(message.name.client, [message.name])
+        original(self, message, now_s, out)
+
+    return mock.patch.object(Participant, "_request", request)
+
+
+def _registry(mutants: Iterable[Mutant]) -> dict[str, Mutant]:
+    return {mutant.name: mutant for mutant in mutants}
+
+
+MUTANTS = _registry(
+    [
+        Mutant("early no", "a no is reported before the abort is acknowledged", _early_no),
+        Mutant("no roll forward", "the survivor drops what is prepared", _no_roll_forward),
+        Mutant("forgetful veto", "a no to another participant is not remembered", _forgetful_veto),
+        Mutant("fickle vote", "a request after a veto is voted on afresh", _vote_repeated_afresh),
+        Mutant("read through locks", "a locked replica tells its old value", _read_through_locks),
+        Mutant("unlock first", "the lock is released before applying", _unlock_before_applying),
+        Mutant("any epoch", "votes of two epochs are counted together", _any_epoch),
+        Mutant("missing unlock", "an abort leaves the lock, as in the original", _missing_unlock),
+        Mutant(
+            "abort all at once", "all yes votes are undone at the same time", _abort_all_at_once
+        ),
+        Mutant("broken pledge", "a yes that another counts on is undone", _broken_pledge),
+        Mutant(
+            "forgotten many", "a commit of several keys of a range is forgotten", _forgotten_many
+        ),
+        Mutant("lost memories", "a copy comes without what was committed", _lost_memories),
+        Mutant(
+            "hasty acknowledgement",
+            "a server that is coming back acknowledges an abort of what it may have committed",
+            _aborts_answered_at_once,
+        ),
+    ]
+)

@@ -1,0 +1,227 @@
+import random
+from collections.abc import Sequence
+from itertools import combinations, permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rdht.messages import Operation
+from rdht.parts import Result
+from tests.model.linearizability import (
+    NEVER,
+    Call,
+    Register,
+    Transaction,
+    carry_out,
+    explain_disorder,
+    find_order,
+)
+
+GET, PUT, ADD, DELETE, CAS = (
+    Operation.GET,
+    Operation.PUT,
+    Operation.ADD,
+    Operation.DELETE,
+    Operation.CAS,
+)
+KEY, OTHER = b"k", b"l"
+
+
+def put(
+    called_s: float, ended_s: float, value: bytes, before: int | None = None, key: bytes = KEY
+) -> Call:
+    told = None if before is None else Result(found=True, version=before)
+    return Call(key, PUT, called_s, ended_s, value, told=told)
+
+
+def get(
+    called_s: float, ended_s: float, value: bytes | None, version: int, key: bytes = KEY
+) -> Call:
+    return Call(key, GET, called_s, ended_s, told=Result(value is not None, version, value or b""))
+
+
+def unknown(called_s: float, value: bytes, key: bytes = KEY) -> Call:
+    return put(called_s, NEVER, value, key=key)
+
+
+def lone(*calls: Call) -> list[Transaction]:
+    return [Transaction((call,)) for call in calls]
+
+
+GOOD = {
+    "nothing": [],
+    "one after the other": [put(0, 1, b"a", 0), get(2, 3, b"a", 1)],
+    "a read beside a write sees either": [
+        put(0, 9, b"a", 0),
+        get(1, 2, None, 0),
+        get(3, 4, b"a", 1),
+    ],
+    "an unknown write took effect late": [unknown(0, b"a"), get(1, 2, None, 0), get(3, 4, b"a", 1)],
+    "an unknown write never took effect": [unknown(0, b"a"), get(1, 2, None, 0)],
+    "an unknown write that nobody saw stands between two others": [
+        put(0, 1, b"a", 0),
+        unknown(0, b"b"),
+        put(2, 3, b"c", 2),
+    ],
+    "a deleted key keeps its version": [
+        put(0, 1, b"a", 0),
+        Call(KEY, DELETE, 2, 3, told=Result(found=True, version=1)),
+        get(4, 5, None, 2),
+        Call(KEY, CAS, 6, 7, b"b", version=2, told=Result(found=True, version=2)),
+        Call(KEY, ADD, 8, 9, b"c", told=Result(found=False, version=3)),
+    ],
+}
+BAD = {
+    "a write is not seen": [put(0, 1, b"a", 0), get(2, 3, None, 0)],
+    "a write is seen before it began": [get(0, 1, b"a", 1), put(2, 3, b"a", 0)],
+    "a write is seen and then not": [unknown(0, b"a"), get(1, 2, b"a", 1), get(3, 4, None, 0)],
+    "a value comes from nowhere": [get(0, 1, b"a", 1)],
+    "two writes met the same version": [put(0, 9, b"a", 0), put(0, 9, b"b", 0)],
+    "an unknown write took effect twice": [
+        unknown(0, b"a"),
+        get(1, 2, b"a", 1),
+        put(3, 4, b"b", 1),
+        get(5, 6, b"a", 3),
+    ],
+    "a version is lost": [put(0, 1, b"a", 0), put(2, 3, b"b", 2)],
+}
+
+
+@pytest.mark.parametrize("history", GOOD.values(), ids=GOOD)
+def test_histories_that_can_be_explained(history: list[Call]) -> None:
+    assert find_order(history) is not None
+    assert explain_disorder(lone(*history)) is None
+
+
+@pytest.mark.parametrize("history", BAD.values(), ids=BAD)
+def test_histories_that_cannot_be_explained(history: list[Call]) -> None:
+    assert find_order(history) is None
+
+
+def test_an_order_is_one_that_can_be_carried_out() -> None:
+    history = [get(0, 9, b"a", 1), put(0, 9, b"b", 1), put(0, 9, b"a", 0), unknown(0, b"c")]
+    order = find_order(history)
+    assert order == [history[2], history[0], history[1]]
+
+
+def test_many_unknown_writes_do_not_keep_it_busy() -> None:
+    history = [unknown(0, b"u%d" % at) for at in range(60)]
+    history += [put(at, at + 0.5, b"p%d" % at, 2 * at) for at in range(1, 20)]
+    history.append(get(30, 31, b"u7", 40))
+    assert find_order(history) is not None
+
+
+MOMENT = [
+    Transaction((put(0, 1, b"a", 0), put(0, 1, b"b", 0, OTHER))),
+    Transaction((get(2, 3, b"a", 1), get(2, 3, b"b", 1, OTHER))),
+]
+
+
+def test_many_keys_at_one_moment() -> None:
+    assert explain_disorder(MOMENT) is None
+
+
+def test_half_of_a_command_is_seen() -> None:
+    torn = Transaction((get(0, 1, b"a", 1), get(0, 1, None, 0, OTHER)))
+    assert "circle" in (explain_disorder([MOMENT[0], torn]) or "")
+
+
+def test_reads_of_many_keys_disagree_on_an_order() -> None:
+    writes = lone(put(0, 9, b"a", 0), put(0, 9, b"b", 0, OTHER))
+    one = Transaction((get(0, 9, b"a", 1), get(0, 9, None, 0, OTHER)))
+    other = Transaction((get(0, 9, None, 0), get(0, 9, b"b", 1, OTHER)))
+    assert explain_disorder([*writes, one]) is None
+    assert "circle" in (explain_disorder([*writes, one, other]) or "")
+
+
+def test_an_unknown_command_must_be_whole_once_it_was_seen() -> None:
+    half = Transaction((unknown(0, b"a"), unknown(0, b"b", OTHER)))
+    seen = lone(get(1, 2, b"a", 1))
+    assert explain_disorder([half, *lone(get(1, 2, None, 0, OTHER))]) is None
+    assert explain_disorder([half, *seen, *lone(get(3, 4, b"b", 1, OTHER))]) is None
+    assert "half done" in (explain_disorder([half, *seen, *lone(get(3, 4, None, 0, OTHER))]) or "")
+
+
+def make(chance: random.Random, size: int) -> list[Call]:
+    """Carry out some calls one by one; each began and ended around its moment."""
+    register = Register()
+    calls = []
+    for at in range(size):
+        operation = chance.choice([GET, GET, PUT, ADD, DELETE, CAS])
+        value = b"v%d" % at if operation in {PUT, ADD, CAS} else b""
+        call = Call(
+            KEY,
+            operation,
+            at - chance.choice([0.1, 1.5, 3.2]),
+            at + chance.choice([0.1, 1.5, 3.2]),
+            value,
+            version=max(0, register.version - chance.randint(0, 1)),
+        )
+        register, told = carry_out(call, register)
+        is_known = chance.random() < 0.7
+        calls.append(call._replace(told=told) if is_known else call._replace(ended_s=NEVER))
+    return calls
+
+
+def spoil(chance: random.Random, calls: list[Call]) -> list[Call]:
+    """Change a time or an answer; the history may be good all the same."""
+    at = chance.randrange(len(calls))
+    call = calls[at]
+    if call.told is None:
+        changed = call._replace(called_s=call.called_s + 2)
+    elif chance.random() < 0.5:
+        told = call.told._replace(version=max(0, call.told.version + chance.choice([-1, 1])))
+        changed = call._replace(told=told)
+    else:
+        changed = call._replace(called_s=call.called_s + 3, ended_s=call.ended_s + 3)
+    return [*calls[:at], changed, *calls[at + 1 :]]
+
+
+def explains(order: Sequence[Call]) -> bool:
+    register = Register()
+    for call in order:
+        register, told = carry_out(call, register)
+        if call.told is not None and call.told != told:
+            return False
+    return not any(later.ended_s < earlier.called_s for earlier, later in combinations(order, 2))
+
+
+def is_linearizable(calls: list[Call]) -> bool:
+    """Try all orders of all choices of what took effect."""
+    done = [call for call in calls if call.told is not None]
+    open_ones = [call for call in calls if call.told is None]
+    return any(
+        explains(order)
+        for count in range(len(open_ones) + 1)
+        for chosen in combinations(open_ones, count)
+        for order in permutations([*done, *chosen])
+    )
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 12))
+def test_what_was_done_one_by_one_can_be_explained(chance: random.Random, size: int) -> None:
+    calls = make(chance, size)
+    chance.shuffle(calls)
+    assert find_order(calls) is not None
+    assert explain_disorder(lone(*calls)) is None
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 5))
+def test_it_finds_what_trying_all_orders_finds(chance: random.Random, size: int) -> None:
+    calls = make(chance, size)
+    for _ in range(chance.randint(1, 2)):
+        calls = spoil(chance, calls)
+    order = find_order(calls)
+    assert (order is not None) == is_linearizable(calls)
+    if order is not None:
+        assert explains(order)
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 6))
+def test_versions_tell_the_same_where_all_is_known(chance: random.Random, size: int) -> None:
+    calls = [call for call in make(chance, size) if call.told is not None]
+    if calls:
+        calls = spoil(chance, calls)
+    if is_linearizable(calls):
+        assert explain_disorder(lone(*calls)) is None

@@ -1,0 +1,110 @@
+import io
+from typing import Any
+
+import pytest
+
+from tests.model import simulator
+from tests.model.mutants import MUTANTS
+from tests.model.simulator import Report, Variant, simulate, simulate_all
+
+SEEDS = 1000
+MOST_SEEDS = 600  # in which a mistake must be found; most are found within 50
+# What makes it likelier that a rare mistake shows.
+OUTAGES: dict[str, Any] = {
+    "durable": True,
+    "faults": ((1.0, "power"), (1.8, "power"), (2.6, "power")),
+    "base_delay_s": 0.001,
+    "sync_s": 0.05,
+    "breaks": 0.03,
+    "keys": 3,
+    "classic": 0.0,
+    "many": 0.0,
+}
+CRASHES: dict[str, Any] = {
+    "durable": False,
+    "faults": tuple((0.7 + 0.23 * at, "crash") for at in range(10)),
+    "base_delay_s": 0.005,
+    "tail": 0.05,
+    "breaks": 0.01,
+    "keys": 3,
+    "many": 0.3,
+}
+TROUBLES = CRASHES | {
+    "faults": tuple(
+        (0.7 + 0.15 * at, ("crash", "pause client", "part client")[at % 3]) for at in range(15)
+    ),
+    "many": 0.5,
+}
+SETTINGS = {
+    "any epoch": TROUBLES,
+    "broken pledge": TROUBLES,
+    "forgotten many": TROUBLES,
+    "hasty acknowledgement": CRASHES,
+    "lost memories": TROUBLES,
+}
+# What a server must do for its participant, and what it is called not to.
+DUTIES = {
+    "acknowledge a durable yes before fdatasync": "holds_votes",
+    "answer what was asked on an older connection": "binds_answers",
+    "go on with a connection that the client has replaced": "ends_older",
+}
+
+
+def first_failure(variant: Variant, settings: dict[str, Any]) -> Report | None:
+    reports = (simulate(seed, variant=variant, **settings) for seed in range(MOST_SEEDS))
+    return next((report for report in reports if report.failure is not None), None)
+
+
+def test_no_seed_breaks_the_protocol() -> None:
+    summary = simulate_all(range(SEEDS))
+    assert not summary.failures, "\n\n".join(one.text() for one in summary.failures)
+    counts = summary.counts
+    assert counts["commands"] > 100 * SEEDS
+    assert counts["done"] > 0.9 * counts["commands"]
+    for name in ("aborted", "unknown", "crashes", "rejoins", "resolves", "lost"):
+        assert counts[name] > 0
+
+
+@pytest.mark.parametrize("settings", [OUTAGES, CRASHES, TROUBLES])
+def test_what_finds_mistakes_finds_none_without(settings: dict[str, Any]) -> None:
+    failed = [one for one in range(50) if simulate(one, **settings).failure is not None]
+    assert not failed
+
+
+def test_a_seed_always_runs_the_same() -> None:
+    one, other = io.StringIO(), io.StringIO()
+    assert simulate(17, trace=one) == simulate(17, trace=other)
+    assert one.getvalue() == other.getvalue()
+
+
+def test_a_failure_says_how_to_see_it_again() -> None:
+    with MUTANTS["missing unlock"].apply():
+        report = first_failure(Variant(), {})
+    assert report is not None
+    text = report.text()
+    assert text.startswith(f"seed {report.seed}: ")
+    assert "sessions = " in text
+    assert f"python -m tests.model.simulator --seed {report.seed} --trace" in text
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mistake_in_the_protocol_is_found(name: str) -> None:
+    with MUTANTS[name].apply():
+        assert first_failure(Variant(), SETTINGS.get(name, {})) is not None
+
+
+@pytest.mark.parametrize("duty", DUTIES.values(), ids=DUTIES)
+def test_a_mistake_of_the_server_is_found(duty: str) -> None:
+    variant = Variant()._replace(**{duty: False})  # type: ignore[arg-type]
+    assert first_failure(variant, OUTAGES) is not None
+
+
+def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert simulator.main(["--seeds", "4", "--start", "3"]) == 0
+    assert capsys.readouterr().out.startswith("4 seeds, 0 failed: commands ")
+    assert simulator.main(["--seed", "3", "--trace"]) == 0
+    out = capsys.readouterr().out
+    assert "s0->s1 " in out
+    assert "seed 3: nothing failed" in out
+    with MUTANTS["missing unlock"].apply():
+        assert simulator.main(["--seed", "0"]) == 1
