@@ -21,6 +21,11 @@ from rdht.messages import Operation
 from rdht.parts import Result
 
 NEVER = math.inf
+MOST_STATES = 100_000  # of one search
+
+
+class UndecidedError(Exception):
+    """So many calls of unknown outcome that the search was given up."""
 
 
 class Register(NamedTuple):
@@ -79,7 +84,8 @@ def carry_out(call: Call, before: Register) -> tuple[Register, Result]:
 def find_order(calls: Sequence[Call], start: Register = Register()) -> list[Call] | None:  # noqa: B008 - immutable
     """Return an order of the calls on one key that explains what they were told, if there is one.
 
-    Calls of unknown outcome that need not have taken effect are left out of it.
+    Calls of unknown outcome that need not have taken effect are left out of it. Raises
+    UndecidedError after MOST_STATES.
     """
     search = _Search(sorted(calls, key=lambda call: call.called_s))
     return search.run(start)
@@ -116,6 +122,8 @@ class _Search:
             if (done, register) in self._seen:
                 continue
             self._seen.add((done, register))
+            if len(self._seen) > MOST_STATES:
+                raise UndecidedError
             # The last one is tried first: those that are done, which their versions decide.
             stack += [(done | 1 << at, after, (path, self._calls[at])) for at, after in steps]
         return None

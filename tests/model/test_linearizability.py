@@ -13,6 +13,7 @@ from tests.model.linearizability import (
     Call,
     Register,
     Transaction,
+    UndecidedError,
     carry_out,
     explain_disorder,
     find_order,
@@ -110,6 +111,13 @@ def test_many_unknown_writes_do_not_keep_it_busy() -> None:
     history += [put(at, at + 0.5, b"p%d" % at, 2 * at) for at in range(1, 20)]
     history.append(get(30, 31, b"u7", 40))
     assert find_order(history) is not None
+
+
+def test_too_many_possibilities_are_given_up() -> None:
+    history = [unknown(0, b"u%d" % at) for at in range(40)]
+    history += [get(1, 2, b"u3", 30), put(3, 4, b"a", 29)]
+    with pytest.raises(UndecidedError):
+        find_order(history)
 
 
 MOMENT = [

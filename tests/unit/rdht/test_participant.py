@@ -1034,6 +1034,21 @@ def recovered(records: Iterable[Message], tables: dict[int, dict[bytes, Entry]])
     return participant
 
 
+def test_a_recovered_yes_asks_nobody_until_its_range_has_come_back() -> None:
+    participant = recovered([request(T1)], {})
+    assert participant.tick(NOW_S + 100) == []
+    assert state_of(participant) is State.PREPARED
+    participant.replicas[0].install(2, [])
+    assert told(participant.tick(NOW_S + 200)) == [("b", Status.RESOLVE, Reason.NONE)]
+
+
+@pytest.mark.parametrize("asked", [request(T1), spanning(T1)])
+def test_a_recovered_commit_is_applied_again(asked: Message) -> None:
+    participant = recovered([asked, Message(Status.PROCEED, T1)], {})
+    assert [entry.version for entry in table(participant).values()] == [1]
+    assert participant.locks == {}
+
+
 def essence(participant: Participant) -> object:
     """Return what a crash must not take."""
     locks = {key: tx.name for key, tx in participant.locks.items() if tx.state is State.PREPARED}

@@ -490,6 +490,16 @@ def test_an_answer_to_what_was_asked_before_is_of_no_account() -> None:
     assert pickle.dumps(served) == before
 
 
+def test_a_join_that_its_own_joined_has_overtaken_stops_nobody() -> None:
+    world = founded().start("b").pass_time(2)
+    joins = [message for sender, to, message in world.sent if (sender, to) == ("b", "a")]
+    late = [message for message in joins if message.status is Status.JOIN][-1]
+    giver = world.servers["a"]
+    assert giver.modes() == {Mode.SERVING}
+    assert giver.rejoin.handle("b", late, world.now_s) == []
+    assert giver.modes() == {Mode.SERVING}
+
+
 def test_a_page_that_does_not_follow_what_is_here_is_of_no_account() -> None:
     server = World().start("a").servers["a"]
     page = Message(Status.COPY, Name(7, 1, 1), flags=Flag.INTACT, epoch=1, version=5, value=ROW)
