@@ -546,7 +546,8 @@ class Experiment:
         deadline_s = time.monotonic() + timeout_s
         while not is_so():
             for process in self._processes():
-                if process.popen.poll():
+                # A client that is told to end before it has begun, ends by the signal itself.
+                if process.popen.poll() not in {None, 0, -signal.SIGTERM}:
                     fail(f"{process.name} ended with code {process.popen.returncode}")
             if time.monotonic() > deadline_s:
                 figures = {name: self.figures(name) for name in SERVERS}
