@@ -4,23 +4,28 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from rdht.errors import ProtocolError, StorageError
 from rdht.limits import COPY_PAGE_BYTES, SNAPSHOT_LOG_BYTES
 from rdht.messages import Decoder, Message, Name, Reason, Status, encode
-from rdht.participant import Outgoing, Participant
+from rdht.participant import Participant
 from rdht.replica import pack_row, unpack_rows
 from rdht.store import Store
 
 _DECIDED_HERE = {Status.DONE, Status.JOINED}  # without the client, or without the other replica
+_To = TypeVar("_To")  # wherever its owner sends a message
 _logger = logging.getLogger("rdht")
 
 
-class Journal(threading.Thread):
+class Journal(threading.Thread, Generic[_To]):
     """The thread that syncs for all workers at once, and sends what waited for it."""
 
     def __init__(
-        self, folder: Path, lock: threading.Lock, deliver: Callable[[Outgoing], None]
+        self,
+        folder: Path,
+        lock: threading.Lock,
+        deliver: Callable[[list[tuple[_To, Message]]], None],
     ) -> None:
         """Keep files in `folder`; `lock` guards the participant, `deliver` sends.
 
@@ -30,7 +35,7 @@ class Journal(threading.Thread):
         self._lock = lock
         self._deliver = deliver
         self._store = Store(folder)
-        self._held: Outgoing = []  # until the next sync has ended
+        self._held: list[tuple[_To, Message]] = []  # until the next sync has ended
         self._appended = 0  # records so far,
         self._on_disk = 0  # those of them that are synced,
         self._telling = 0  # and the last that no vote has waited for: a read may tell of it
@@ -86,7 +91,7 @@ class Journal(threading.Thread):
         """Remember how keys are placed; under the lock."""
         self._append(Message(Status.WELCOME, version=key_range))
 
-    def take(self, out: Outgoing, key_range: int) -> Outgoing:
+    def take(self, out: list[tuple[_To, Message]], key_range: int) -> list[tuple[_To, Message]]:
         """Return what may be sent at once of what a call returned; under the lock.
 
         The rest is sent as soon as what the call put on the participant's journal is on disk.
@@ -125,14 +130,16 @@ class Journal(threading.Thread):
             raise StorageError(why)
         return self._participant
 
-    def _refuse(self, out: Outgoing, requests: set[Name]) -> Outgoing:
+    def _refuse(
+        self, out: list[tuple[_To, Message]], requests: set[Name]
+    ) -> list[tuple[_To, Message]]:
         """Return what may be sent of what a call returned whose records reach no disk any more.
 
         The `requests` were granted by it, after they had waited for a lock. All else that is
         prepared was on disk before, so the others may hear of it.
         """
         self._withdraw()
-        unsafe: Outgoing = []
+        unsafe: list[tuple[_To, Message]] = []
         for to, message in out:
             if message.status is Status.YES and message.name in requests:
                 _, name, operation, *_ = message

@@ -274,28 +274,37 @@ class Participant:
         return out
 
     def connect(self, client: int, *, resume: bool) -> bool:
-        """Take note of a client's connection; return False if it resumes what is forgotten."""
+        """Take note of a client's connection; return False if it resumes what is forgotten.
+
+        What an older connection still waits for is dropped: the client sends it again.
+        """
         if resume and client not in self.clients:
             return False
+        self._stop_waiting(client)
         self.clients[client] = None
         return True
 
     def disconnect(self, client: int, now_s: float) -> Outgoing:
         """Settle what a client left behind whose connection ended."""
         self.clients[client] = now_s
-        self._unanswered = [one for one in self._unanswered if one.name.client != client]
+        self._stop_waiting(client)
         out: Outgoing = []
         for tx in [tx for name, tx in self.transactions.items() if name.client == client]:
-            if tx.state is State.WAITING:
-                self._step(tx, Event.LEFT, tx.request, now_s, out)
-            elif tx.state is State.PREPARED:
+            if tx.state is State.PREPARED:
                 self._settle(tx, now_s, out)
+        self._pass_on(now_s, out)
+        return out
+
+    def _stop_waiting(self, client: int) -> None:
+        """Drop what would be answered later; the next message or tick hands on freed locks."""
+        self._unanswered = [one for one in self._unanswered if one.name.client != client]
+        for tx in [tx for name, tx in self.transactions.items() if name.client == client]:
+            if tx.state is State.WAITING:
+                self._step(tx, Event.LEFT, tx.request, 0.0, [])
         for queue in self._queues.values():
             for waiter in [one for one in queue if isinstance(one, Message)]:
                 if waiter.name.client == client:
                     queue.remove(waiter)
-        self._pass_on(now_s, out)
-        return out
 
     def tick(self, now_s: float) -> Outgoing:
         """Ask the others about what is prepared for too long; forget clients that stay away.

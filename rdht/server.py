@@ -45,6 +45,7 @@ from rdht.worker import Worker
 _COMMANDS = {Status.REQUEST, Status.PROCEED, Status.ABORT, Status.READ}
 _REJOINING = {Status.JOIN, Status.COPY, Status.JOINED, Status.KNOWN}
 _REASON_CHARACTERS = 500  # of what a client said, in the log and in an ERROR
+_Bound = list[tuple[ServerConnection | Link, Message]]  # what goes where
 _TRACED = 10_000  # requests whose keys the log of their answers repeats
 _logger = logging.getLogger("rdht")
 
@@ -223,6 +224,7 @@ class Server:
             connection.write([self._tell_figures(connection, one) for one in messages])
             return
         out: Outgoing = []
+        bound: _Bound = []
         sender: Destination = hello.client if hello.is_server else hello.incarnation
         try:
             with self._lock:
@@ -230,9 +232,9 @@ class Server:
                     try:
                         self._decide(hello, messages, out)
                     finally:
-                        out[:] = self._keep(out)
+                        bound = self._keep(out)
         finally:
-            self._deliver(out)
+            self._deliver(bound)
 
     def _decide(self, hello: Hello, messages: list[Message], out: Outgoing) -> None:
         """Add what is to be sent because of a batch of messages; under the lock."""
@@ -253,41 +255,45 @@ class Server:
             return self.rejoin.handle(server, message, now_s)
         return self.participant.handle_peer(server, message, now_s)
 
-    def _keep(self, out: Outgoing) -> Outgoing:
+    def _keep(self, out: Outgoing) -> _Bound:
         """Return what may be sent now: a durable server puts its promises on disk first.
 
-        Under the lock. What goes to servers is handed to the links here: threads that deliver
-        what they have decided may overtake each other, and a join that comes after the news of
-        its end would start it again.
+        Under the lock. Each answer is bound to the connection that its client has now: on a newer
+        one it would be an answer to what is sent again there. What goes to servers is handed to
+        the links here: threads that deliver what they have decided may overtake each other, and a
+        join that comes after the news of its end would start it again.
         """
+        bound: _Bound = [
+            (one, message)
+            for to, message in out
+            if (one := self._links[to] if isinstance(to, str) else self._current.get(to))
+        ]
         if self._journal:
-            out = self._journal.take(out, self.key_range)
-        left: Outgoing = []
-        for to, message in out:
-            if isinstance(to, str):
-                self._links[to].send((message,))
+            bound = self._journal.take(bound, self.key_range)
+        left: _Bound = []
+        for to, message in bound:
+            if isinstance(to, Link):
+                to.send((message,))
             else:
                 left.append((to, message))
         return left
 
-    def _deliver(self, out: Outgoing) -> None:
-        """Send messages to clients and servers; not under the lock."""
-        batches: dict[Destination, list[Message]] = {}
-        for to, message in out:
+    def _deliver(self, bound: _Bound) -> None:
+        """Send messages; not under the lock."""
+        batches: dict[ServerConnection | Link, list[Message]] = {}
+        for to, message in bound:
             batches.setdefault(to, []).append(message)
         for to, messages in batches.items():
-            if isinstance(to, str):
-                self._links[to].send(messages)
+            if isinstance(to, Link):
+                to.send(messages)
                 continue
-            connection = self._current.get(to)
-            if connection is not None:
-                try:
-                    connection.write(messages)
-                except NetworkError:
-                    connection.hang_up()
-                except LocalProtocolError as error:  # its frames' numbers are used up
-                    _logger.error("cannot answer %s: %s", connection.peer, error)  # noqa: TRY400 - the text says it all
-                    connection.hang_up()
+            try:
+                to.write(messages)
+            except NetworkError:
+                to.hang_up()
+            except LocalProtocolError as error:  # its frames' numbers are used up
+                _logger.error("cannot answer %s: %s", to.peer, error)  # noqa: TRY400 - the text says it all
+                to.hang_up()
 
     def _tell_figures(self, connection: ServerConnection, message: Message) -> Message:
         if message.status is Status.STATS:
@@ -356,7 +362,7 @@ class Server:
         try:
             connection.welcome(hello, document)
         except NetworkError:
-            self._leave(sender)
+            self._leave(sender, None)
             raise
         with self._lock:  # what is sent to it from now on comes AFTER the welcome
             if is_known and (hello.is_server or hello.key_range):
@@ -398,20 +404,18 @@ class Server:
         if hello is None:
             return
         sender: Destination = hello.client if hello.is_server else hello.incarnation
-        with self._lock:
-            is_current = self._current.get(sender) is connection
-            if is_current:
-                del self._current[sender]
-        if is_current:
-            self._leave(sender)
+        self._leave(sender, connection)
 
-    def _leave(self, sender: Destination) -> None:
-        """Settle what a client has left behind."""
-        out: Outgoing = []
+    def _leave(self, sender: Destination, connection: ServerConnection | None) -> None:
+        """Settle what a client has left behind, unless a newer connection has taken over."""
+        bound: _Bound = []
         with self._lock:
-            if isinstance(sender, int) and sender in self.participant.clients:
-                out = self._keep(self.participant.disconnect(sender, time.monotonic()))
-        self._deliver(out)
+            if self._current.get(sender) is connection:
+                self._current.pop(sender, None)
+                if isinstance(sender, int) and sender in self.participant.clients:
+                    out = self.participant.disconnect(sender, time.monotonic())
+                    bound = self._keep(out)
+        self._deliver(bound)
 
     def _reject(self, connection: ServerConnection, error: Exception | str) -> None:
         printable = "".join(c if c.isprintable() else " " for c in str(error)[:_REASON_CHARACTERS])
@@ -428,9 +432,8 @@ class Server:
 
     def _tidy(self, now_s: float) -> None:
         with self._lock:
-            out = self.participant.tick(now_s) + self.rejoin.tick(now_s)
-            out = self._keep(out)
-        self._deliver(out)
+            bound = self._keep(self.participant.tick(now_s) + self.rejoin.tick(now_s))
+        self._deliver(bound)
         for worker in self._workers:
             worker.hang_up_silent(now_s)
         if self._journal:

@@ -290,7 +290,6 @@ class Variant(NamedTuple):
     execution_class: type[Execution] = Execution
     holds_votes: bool = True  # a durable yes leaves once it is on disk
     binds_answers: bool = True  # to the connection there was when they were decided
-    ends_older: bool = True  # a connection that the client has replaced, BEFORE the new one counts
 
 
 class Simulation:
@@ -482,8 +481,6 @@ class Simulation:
         older = process.connections.get(client)
         if older is not None:
             older.up.cut_s = min(older.up.cut_s, self.now_s)
-            if self.variant.ends_older:
-                self._server_ends(process, older)
             self.break_connection(older)
         resume = known == process.incarnation
         if not process.participant.connect(client, resume=resume):

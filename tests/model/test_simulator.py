@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from rdht.participant import Participant
 from tests.model import simulator
 from tests.model.mutants import MUTANTS
 from tests.model.simulator import Report, Variant, simulate, simulate_all
@@ -46,7 +47,6 @@ SETTINGS = {
 DUTIES = {
     "acknowledge a durable yes before fdatasync": "holds_votes",
     "answer what was asked on an older connection": "binds_answers",
-    "go on with a connection that the client has replaced": "ends_older",
 }
 
 
@@ -97,6 +97,20 @@ def test_a_mistake_in_the_protocol_is_found(name: str) -> None:
 def test_a_mistake_of_the_server_is_found(duty: str) -> None:
     variant = Variant()._replace(**{duty: False})  # type: ignore[arg-type]
     assert first_failure(variant, OUTAGES) is not None
+
+
+class WaitsOn(Participant):
+    """Goes on to wait for what a connection asked that the client has replaced."""
+
+    def connect(self, client: int, *, resume: bool) -> bool:
+        is_known = not resume or client in self.clients
+        if is_known:
+            self.clients[client] = None
+        return is_known
+
+
+def test_an_answer_that_an_older_connection_waited_for_is_found() -> None:
+    assert first_failure(Variant(participant_class=WaitsOn), OUTAGES) is not None
 
 
 def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ import pytest
 from rdht.client import Client, observe
 from rdht.coordinator import Command
 from rdht.errors import AbortedError, OutcomeError, StorageError, UnknownOutcomeError
-from rdht.messages import Message, Operation, Status
+from rdht.messages import Message, Operation, Reason, Status
 from rdht.server import Server
 from rdht.store import Store
 from rdht.transport import read_json
@@ -168,6 +168,37 @@ def test_a_vote_leaves_only_when_it_is_on_disk(
     assert {vote.status for vote in votes} == {Status.YES}
     client.die()
     assert durable.values() == {}
+
+
+def test_a_vote_that_waited_for_the_disk_goes_to_no_newer_connection(
+    durable: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = ByHand(durable)
+    name = durable.ring.replicas(KEY).primary
+    disk = threading.Event()
+    sync = os.fdatasync
+
+    def sync_later(descriptor: int) -> None:
+        assert disk.wait(PATIENCE_S)
+        sync(descriptor)
+
+    monkeypatch.setattr("rdht.store.os.fdatasync", sync_later)
+    request = client.requests(PUT)[name]
+    client.tell(name, request)
+    wait_until(lambda: durable[name].stats()["locks"] == 1)
+    newer = durable.connect(name, client.incarnation, resumes=durable[name].incarnation)
+    newer.queue(request)
+    newer.flush()
+    wait_until(lambda: durable[name].stats()["messages_received"].get("REQUEST") == 2)
+    disk.set()
+    votes: list[Message] = []
+    wait_until(lambda: votes.extend(newer.receive()) or len(votes) == 1)  # type: ignore[func-returns-value]
+    newer.queue(Message(Status.READ, request.name, Operation.GET, key=b"other", range=99))
+    newer.flush()
+    wait_until(lambda: votes.extend(newer.receive()) or len(votes) == 2)  # type: ignore[func-returns-value]
+    assert [vote.reason for vote in votes] == [Reason.NONE, Reason.ELSEWHERE]
+    newer.close()
+    client.die()
 
 
 # Real processes.

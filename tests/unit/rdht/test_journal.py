@@ -257,7 +257,7 @@ def test_tidying_right_after_a_failed_sync_does_not_raise(
 
 
 def test_a_journal_is_read_before_it_is_written(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "files", threading.Lock(), lambda _: None)
+    journal: Journal[int] = Journal(tmp_path / "files", threading.Lock(), lambda _: None)
     with pytest.raises(StorageError, match="read before it is written"):
         journal.take([], KEY_RANGE)
     journal._store.close()
