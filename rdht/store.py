@@ -54,14 +54,17 @@ class Store:
     Many threads may append; one syncs, and that one or another writes snapshots, one at a time.
     Any StorageError but that of a refused record is final: `failed` says why, and every later call
     raises it. After a failed sync the kernel may have dropped what it could not write, so a second
-    try would report as saved what is lost. `fresh` says that the folder held nothing; `torn_bytes`
-    how much `recover` cut off; `log_bytes` how much was appended since a snapshot was last begun.
+    try would report as saved what is lost; what that sync should have saved is cut off again, or
+    `is_doubtful` says that it may be on disk all the same. `fresh` says that the folder held
+    nothing; `torn_bytes` how much `recover` cut off; `log_bytes` how much was appended since a
+    snapshot was last begun.
     """
 
     def __init__(self, folder: Path) -> None:
         """Lock the folder, and make it (0700) if it is missing; its parent must be there."""
         self.folder = folder
         self.failed: str | None = f"{folder}: not recovered"
+        self.is_doubtful = False
         self.torn_bytes = 0
         self.log_bytes = 0
         self._memory = threading.Lock()  # guards what is appended
@@ -117,12 +120,11 @@ class Store:
             self._check()
             with self._memory:
                 batches, self._pending = self._pending, {self._number: []}
+            number = self._log_number
             try:
-                with self._fatal(self._path(_LOG, self._log_number)):
-                    for number, records in batches.items():
-                        self._write_batch(number, records)
+                with self._fatal(self._path(_LOG, number)):
+                    self._write_batches(batches)
             except BaseException as error:
-                # The batch is no longer pending, and who knows how much of it was written.
                 self.failed = self.failed or f"{self.folder}: sync ended by {error!r}"
                 raise
 
@@ -197,6 +199,15 @@ class Store:
             raise
         return descriptor
 
+    def _write_batches(self, batches: dict[int, list[bytes]]) -> None:
+        number, end = self._log_number, self._end
+        try:
+            for batch in batches.items():
+                self._write_batch(*batch)
+        except BaseException:
+            self._cut_back(number, end)  # BEFORE anybody can see that the store has failed
+            raise
+
     def _write_batch(self, number: int, records: list[bytes]) -> None:
         if number != self._log_number:
             # The older log is synced by now: had it a torn end, this one must not be there.
@@ -210,6 +221,19 @@ class Store:
             _write(self._log, batch)
             os.fdatasync(self._log)
             self._end += len(batch)
+
+    def _cut_back(self, number: int, end: int) -> None:
+        """Let the log end where it did before a sync that failed."""
+        try:
+            for newer in self._numbers(_LOG):
+                if newer > number:
+                    self._path(_LOG, newer).unlink()
+            _sync_folder(self.folder)  # BEFORE the older log may look torn
+            with self._path(_LOG, number).open("r+b") as log:
+                log.truncate(end)
+                os.fsync(log.fileno())
+        except OSError:
+            self.is_doubtful = True
 
     def _delete_before(self, number: int) -> None:
         for kind in (_LOG, _SNAPSHOT):

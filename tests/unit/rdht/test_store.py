@@ -371,7 +371,47 @@ def test_a_failed_sync_is_final(
         monkeypatch.undo()
         with pytest.raises(StorageError, match=why):
             store.sync()
-    assert recovered(folder) in ([b"one"], [b"one", b"two"])
+        assert not store.is_doubtful
+    assert recovered(folder) == [b"one"]
+
+
+@pytest.mark.parametrize("writes", range(4))
+def test_nothing_is_left_of_a_failed_sync_of_two_logs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    write, left = os.write, [writes]
+
+    def fail_later(descriptor: int, data: bytes) -> int:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data)
+
+    with opened(folder) as (store, _):
+        add(store, b"one")
+        store.append(b"two")
+        store.begin_snapshot()
+        store.append(b"three")
+        monkeypatch.setattr(os, "write", fail_later)
+        with contextlib.suppress(StorageError):
+            store.sync()
+        assert (store.failed is None) == (writes == 3)
+        assert not store.is_doubtful
+    assert recovered(folder) == [b"one", b"two", b"three"][: None if writes == 3 else 1]
+
+
+@pytest.mark.parametrize("call", ["fsync", "open"])
+def test_a_log_that_cannot_be_cut_back_is_doubtful(
+    folder: Path, break_disk: Callable[[str, BaseException], list[int]], call: str
+) -> None:
+    with opened(folder) as (store, _):
+        store.append(b"one")
+        broken = OSError(errno.EIO, os.strerror(errno.EIO))
+        break_disk("fdatasync", broken)
+        break_disk(call, broken)
+        with pytest.raises(StorageError):
+            store.sync()
+        assert store.is_doubtful
 
 
 def test_a_snapshot_that_cannot_be_written_is_final_and_loses_nothing(
