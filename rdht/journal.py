@@ -1,18 +1,20 @@
 """What a durable server keeps on disk, and what may not leave before it is there."""
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from rdht.errors import ProtocolError, StorageError
-from rdht.limits import COPY_PAGE_BYTES, SNAPSHOT_LOG_BYTES
+from rdht.limits import SNAPSHOT_LOG_BYTES
 from rdht.messages import Decoder, Message, Name, Reason, Status, encode
 from rdht.participant import Participant
-from rdht.replica import pack_row, unpack_rows
+from rdht.replica import pack_pages
 from rdht.store import Store
 
+_EXIT_CRASHED = 70  # EX_SOFTWARE of sysexits.h: not what a clean stop or a mistake ends with
 _DECIDED_HERE = {Status.DONE, Status.JOINED}  # without the client, or without the other replica
 _To = TypeVar("_To")  # wherever its owner sends a message
 _logger = logging.getLogger("rdht")
@@ -40,9 +42,9 @@ class Journal(threading.Thread, Generic[_To]):
         self._on_disk = 0  # those of them that are synced,
         self._telling = 0  # and the last that no vote has waited for: a read may tell of it
         self._fresh: set[Name] = set()  # requests whose yes was never sent: to be synced next,
-        self._syncing: set[Name] = set()  # and being synced now
+        self._syncing: set[Name] = set()  # and being synced now,
+        self._withdrawn: set[Name] = set()  # and those whose sync has failed
         self._changed = threading.Condition(lock)
-        self._writing = threading.Lock()  # one snapshot at a time
         self._stopping = False
         self._snapshot: threading.Thread | None = None
         self._participant: Participant | None = None
@@ -72,16 +74,18 @@ class Journal(threading.Thread, Generic[_To]):
 
     def _replay(self, participant: Participant, now_s: float) -> tuple[Participant, int]:
         key_range = 0
-        try:
+
+        def messages() -> Iterator[Message]:
+            nonlocal key_range
             for record in self._store.recover():
                 (message,) = Decoder().feed(record)
-                if message.status is Status.COPY:
-                    table = participant.replicas[message.range].table
-                    unpack_rows(message.value, message.name.attempt, table)
-                elif message.status is Status.WELCOME:
+                if message.status is Status.WELCOME:
                     key_range = message.version
                 else:
-                    participant.replay(message, now_s)
+                    yield message
+
+        try:
+            participant.replay(messages(), now_s)
         except (ProtocolError, KeyError, ValueError) as error:
             why = f"{self._store.folder} does not fit this roster, or this release: {error!r}"
             raise StorageError(why) from error
@@ -91,7 +95,7 @@ class Journal(threading.Thread, Generic[_To]):
         """Remember how keys are placed; under the lock."""
         self._append(Message(Status.WELCOME, version=key_range))
 
-    def take(self, out: list[tuple[_To, Message]], key_range: int) -> list[tuple[_To, Message]]:
+    def take(self, out: list[tuple[_To, Message]]) -> list[tuple[_To, Message]]:
         """Return what may be sent at once of what a call returned; under the lock.
 
         The rest is sent as soon as what the call put on the participant's journal is on disk.
@@ -99,7 +103,6 @@ class Journal(threading.Thread, Generic[_To]):
         participant = self._known
         journal, participant.journal = participant.journal, []
         must_sync, participant.must_sync = participant.must_sync, False
-        must_snapshot, participant.must_snapshot = participant.must_snapshot, False
         requests = {message.name for message in journal if message.status is Status.REQUEST}
         self._fresh |= requests
         for message in journal:
@@ -109,15 +112,7 @@ class Journal(threading.Thread, Generic[_To]):
                 self._telling = self._appended
         if participant.unsafe:
             return self._refuse(out, requests)
-        if must_snapshot:
-            try:
-                number, records = self._capture(key_range)
-                with self._writing:
-                    self._store.write_snapshot(number, records)
-            except StorageError as error:
-                self._fail(error)
-                return []
-        elif must_sync or self._telling > self._on_disk:
+        if must_sync or self._telling > self._on_disk:
             self._held += out
             self._changed.notify()
             return []
@@ -142,8 +137,7 @@ class Journal(threading.Thread, Generic[_To]):
         unsafe: list[tuple[_To, Message]] = []
         for to, message in out:
             if message.status is Status.YES and message.name in requests:
-                _, name, operation, *_ = message
-                unsafe.append((to, Message(Status.NO, name, operation, Reason.UNSAFE)))
+                unsafe.append((to, _unsafe(message)))
             elif message.status is not Status.ABORTED:
                 unsafe.append((to, message))
         return unsafe
@@ -169,14 +163,7 @@ class Journal(threading.Thread, Generic[_To]):
 
         def records() -> Iterator[bytes]:
             for range_, entries in tables:
-                page, count = bytearray(), 0
-                for key, entry in entries:
-                    page += pack_row(key, entry)
-                    count += 1
-                    if len(page) >= COPY_PAGE_BYTES:
-                        yield _page(range_, count, page)
-                        page, count = bytearray(), 0
-                yield _page(range_, count, page)
+                yield from map(encode, pack_pages(range_, entries))
             yield from map(encode, rest)
 
         return number, records()
@@ -197,6 +184,10 @@ class Journal(threading.Thread, Generic[_To]):
             except StorageError as error:
                 with self._lock:
                     self._fail(error)
+                    votes = [(to, one) for to, one in held + self._held if one.status is Status.YES]
+                self._deliver(
+                    [(to, _unsafe(one)) for to, one in votes if one.name in self._withdrawn]
+                )
                 return
             with self._lock:
                 self._syncing = set()
@@ -219,8 +210,7 @@ class Journal(threading.Thread, Generic[_To]):
 
     def _write(self, number: int, records: Iterator[bytes]) -> None:
         try:
-            with self._writing:
-                self._store.write_snapshot(number, records)
+            self._store.write_snapshot(number, records)
         except StorageError as error:
             with self._lock:
                 self._fail(error)
@@ -240,20 +230,27 @@ class Journal(threading.Thread, Generic[_To]):
         self._store.close()
 
     def _fail(self, error: StorageError) -> None:
-        """Promise nothing any more: votes that were not sent yet are never sent."""
+        """Promise nothing any more: a yes that was not sent yet becomes a no.
+
+        That is true only if it is not on the disk either; otherwise a crash is the honest end.
+        """
+        if self._store.is_doubtful:
+            _logger.critical("%s, and cannot be cut back: this server stops at once", error)
+            os._exit(_EXIT_CRASHED)
         if not self._known.unsafe:
             self._known.unsafe = True
             self._fresh |= self._syncing
             self._withdraw()
-            self._held = []
             _logger.critical("%s; this server takes no more commands that write", error)
 
     def _withdraw(self) -> None:
         """Take back each yes that has not reached the disk, and was sent to nobody."""
         fresh, self._fresh = self._fresh, set()
+        self._withdrawn |= fresh
         for name in fresh:
             self._known.withdraw(name, 0.0)
 
 
-def _page(number: int, count: int, page: bytearray) -> bytes:
-    return encode(Message(Status.COPY, Name(0, 0, count), range=number, value=bytes(page)))
+def _unsafe(vote: Message) -> Message:
+    """Return the no that takes the place of a yes that is not on disk."""
+    return Message(Status.NO, vote.name, vote.operation, Reason.UNSAFE)

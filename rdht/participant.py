@@ -30,7 +30,7 @@ from rdht.limits import (
 )
 from rdht.messages import Flag, Message, Name, Operation, Reason, Status
 from rdht.parts import Result
-from rdht.replica import ABSENT, Entry, Mode, Replica
+from rdht.replica import ABSENT, Copy, Entry, Mode, Replica
 from rdht.ring import Replicas
 
 
@@ -187,7 +187,7 @@ class Participant:
         """Be the server `me`; `layout` has the two replicas of each range.
 
         If `durable`, whatever must outlive a crash is put on `journal`, and `must_sync` is set
-        where it must be on disk BEFORE the messages that came with it are sent.
+        where it must be on disk BEFORE the messages that came with it are sent; `replay` reads it.
         """
         self.me = me
         self.layout = layout
@@ -203,7 +203,6 @@ class Participant:
         self.unsafe = False
         self.journal: list[Message] = []
         self.must_sync = False
-        self.must_snapshot = False
         self._durable = durable
         self._queues: dict[bytes, deque[Transaction | Message]] = {}
         self._freed: list[bytes] = []  # keys that were unlocked and have a queue
@@ -273,38 +272,34 @@ class Participant:
         self._pass_on(now_s, out)
         return out
 
-    def connect(self, client: int, *, resume: bool) -> bool:
-        """Take note of a client's connection; return False if it resumes what is forgotten.
+    def connect(self, client: int, now_s: float, *, resume: bool) -> Outgoing | None:
+        """Take note of a client's connection; return None if it resumes what is forgotten.
 
-        What an older connection still waits for is dropped: the client sends it again.
+        An older connection that is still open ends with it.
         """
         if resume and client not in self.clients:
-            return False
-        self._stop_waiting(client)
+            return None
+        is_connected = self.clients.get(client, now_s) is None
+        out = self.disconnect(client, now_s) if is_connected else []
         self.clients[client] = None
-        return True
+        return out
 
     def disconnect(self, client: int, now_s: float) -> Outgoing:
         """Settle what a client left behind whose connection ended."""
         self.clients[client] = now_s
-        self._stop_waiting(client)
-        out: Outgoing = []
-        for tx in [tx for name, tx in self.transactions.items() if name.client == client]:
-            if tx.state is State.PREPARED:
-                self._settle(tx, now_s, out)
-        self._pass_on(now_s, out)
-        return out
-
-    def _stop_waiting(self, client: int) -> None:
-        """Drop what would be answered later; the next message or tick hands on freed locks."""
         self._unanswered = [one for one in self._unanswered if one.name.client != client]
-        for tx in [tx for name, tx in self.transactions.items() if name.client == client]:
-            if tx.state is State.WAITING:
-                self._step(tx, Event.LEFT, tx.request, 0.0, [])
         for queue in self._queues.values():
             for waiter in [one for one in queue if isinstance(one, Message)]:
                 if waiter.name.client == client:
                     queue.remove(waiter)
+        out: Outgoing = []
+        for tx in [tx for name, tx in self.transactions.items() if name.client == client]:
+            if tx.state is State.WAITING:
+                self._step(tx, Event.LEFT, tx.request, now_s, out)
+            elif tx.state is State.PREPARED:
+                self._settle(tx, now_s, out)
+        self._pass_on(now_s, out)
+        return out
 
     def tick(self, now_s: float) -> Outgoing:
         """Ask the others about what is prepared for too long; forget clients that stay away.
@@ -836,21 +831,17 @@ class Participant:
                 self._remember(tx)
                 self.clients.setdefault(tx.name.client, now_s)
 
-    def install(
-        self,
-        number: int,
-        epoch: int,
-        entries: Iterable[tuple[bytes, Entry]],
-        memories: Iterable[Message],
-        now_s: float,
-    ) -> None:
-        """Take the other replica's copy of the range, whatever was here before, and serve it."""
+    def install(self, joined: Message, copy: Copy, now_s: float) -> None:
+        """Take the other replica's copy of a range, whatever was here before; see `Replica`."""
+        number = joined.range
         replica = self.replicas[number]
         for tx in [tx for tx in self.transactions.values() if tx.state is State.PREPARED]:
             self._drop_parts(tx, number)  # recovered from disk; the copy has what became of it
-        replica.install(epoch, entries)
-        self.must_snapshot = self._durable  # BEFORE anybody hears of it
-        self.recall(memories, now_s)
+        replica.install(joined, copy)
+        self.recall(copy.memories, now_s)
+        if self._durable:
+            self.journal += copy.pages
+            self._record(_joined(replica, Flag.INTACT), sync=True)  # BEFORE anybody hears of it
 
     def _drop_parts(self, tx: Transaction, number: int) -> None:
         kept = tuple(part for part in tx.parts if part.range != number)
@@ -885,20 +876,39 @@ class Participant:
         self.must_sync = self.must_sync or sync
 
     def snapshot(self) -> list[Message]:
-        """Return what `replay` makes this participant of; the entries are copied separately."""
-        epochs = [_joined(replica) for replica in self.replicas.values() if replica.intact]
+        """Return what follows the pages of all intact replicas in a snapshot."""
+        intact = [replica for replica in self.replicas.values() if replica.intact]
+        epochs = [_joined(replica, Flag.INTACT) for replica in intact]
         prepared = [tx.request for tx in self.transactions.values() if tx.state is State.PREPARED]
         return epochs + self.memories() + prepared
 
-    def replay(self, message: Message, now_s: float) -> None:
-        """Take one message of a snapshot or journal; the replicas' entries must be there."""
+    def replay(self, messages: Iterable[Message], now_s: float) -> None:
+        """Become what a snapshot, and the journal after it, tell; serve nothing yet.
+
+        Raises KeyError for a range that is none of this server's, ProtocolError for what it
+        never wrote.
+        """
         durable, self._durable = self._durable, False
+        copies: dict[int, Copy] = {}
+        for message in messages:
+            number = message.range
+            if message.status is Status.COPY:
+                if not message.version:  # the first page; a crash can have cut off an older copy
+                    copies[number] = Copy()
+                copies[number].extend(Copy(message))
+            elif message.status is not Status.JOINED:
+                self._replay(message, now_s)
+            elif message.flags & Flag.INTACT:
+                self.install(message, copies.pop(number), now_s)
+            else:
+                replica = self.replicas[number]
+                replica.epoch, replica.founded = message.epoch, message.version
+                replica.intact = True
+        self._durable = durable
+
+    def _replay(self, message: Message, now_s: float) -> None:
         tx = self.transactions.get(message.name)
-        if message.status is Status.JOINED:
-            replica = self.replicas[message.range]
-            replica.epoch, replica.founded = message.epoch, message.version
-            replica.intact = True
-        elif message.status is Status.REQUEST:
+        if message.status is Status.REQUEST:
             tx = Transaction(message)
             self._stage(tx)
             self._step(tx, Event.REQUEST_GRANTED, message, now_s, [])
@@ -917,7 +927,6 @@ class Participant:
             self._step(tx, event, message, now_s, [])
         else:
             self._step(tx, Event.ABORT, message, now_s, [])
-        self._durable = durable
 
     # What is over, and for how long it is remembered.
 
@@ -971,10 +980,10 @@ def _done(tx: Transaction, message: Message) -> Message:
     return tx.result._replace(status=status, reason=_NO_REASON)
 
 
-def _joined(replica: Replica) -> Message:
-    """Return the journal's message of a replica's epoch."""
+def _joined(replica: Replica, flags: int = 0) -> Message:
+    """Return the journal's message of a replica's epoch; INTACT: the pages before it are all."""
     founded, number, epoch = replica.founded, replica.number, replica.epoch
-    return Message(Status.JOINED, range=number, epoch=epoch, version=founded)
+    return Message(Status.JOINED, flags=flags, range=number, epoch=epoch, version=founded)
 
 
 def _known(result: Message | None) -> Message:

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 
 from rdht.errors import RemoteProtocolError
 from rdht.limits import COPY_PAGE_BYTES, JOIN_RETRY_S, KNOWN_INTERVAL_S
-from rdht.messages import Decoder, Flag, Message, Name, Reason, Status, encode
+from rdht.messages import Flag, Message, Name, Reason, Status, encode
 from rdht.participant import Outgoing, Participant
-from rdht.replica import Entry, Mode, Replica, pack_row, unpack_rows
+from rdht.replica import Copy, Mode, Replica, pack_row
 
 _NUMBER = struct.Struct("!H")
 _LOST = Reason.LOST
@@ -26,14 +26,8 @@ class _Joining:
 
     def __init__(self) -> None:
         self.source = (0, 0)  # incarnation of the server whose copy this is, and the epoch
-        self.entries: dict[bytes, Entry] = {}
-        self.memories: list[Message] = []  # of commits
+        self.copy = Copy()
         self.next_s = 0.0
-
-    @property
-    def received(self) -> int:
-        """How much of the copy is here."""
-        return len(self.entries) + len(self.memories)
 
 
 class _Giving:
@@ -124,7 +118,7 @@ class Rejoin:
             flags=Flag.INTACT if replica.intact else 0,
             range=number,
             epoch=replica.epoch,
-            version=joining.received,
+            version=joining.copy.size,
         )
 
     def _joined_message(self, number: int) -> Message:
@@ -243,29 +237,28 @@ class Rejoin:
 
     def _take(self, replica: Replica, message: Message, now_s: float) -> Outgoing:
         joining = self._joining[replica.number]
-        giver, receiver, count = message.name
+        giver, receiver, _ = message.name
         if replica.mode is not Mode.JOINING or receiver != self._incarnation:
             return []  # an answer to what was asked before
         if message.reason is _LOST:
             replica.mode = Mode.LOST
             return []
-        page: dict[bytes, Entry] = {}
-        memories = Decoder().feed(unpack_rows(message.value, count, page))
-        self._participant.check(memories)  # BEFORE anything is changed
+        page = Copy(message)
+        self._participant.check(page.memories)  # BEFORE anything is changed
         source = (giver, message.epoch)
         if source != joining.source:
-            joining.source, joining.entries, joining.memories = source, {}, []
-        if message.version != joining.received:
+            joining.source, joining.copy = source, Copy()
+        if message.version != joining.copy.size:
             return []
-        joining.entries |= page
-        joining.memories += memories
+        joining.copy.extend(page)
         if message.flags & Flag.INTACT:
-            entries, joining.entries = joining.entries, {}
-            memories, joining.memories = joining.memories, []
-            replica.founded = int.from_bytes(message.key[:_FOUNDED_BYTES])
-            self._participant.install(
-                replica.number, message.epoch, entries.items(), memories, now_s
+            copy, joining.copy = joining.copy, Copy()
+            founded = int.from_bytes(message.key[:_FOUNDED_BYTES])
+            joined = Message(
+                Status.JOINED, range=replica.number, epoch=message.epoch, version=founded
             )
+            self._participant.install(joined, copy, now_s)
+            replica.mode = Mode.SERVING
             self._joined[replica.number] = message.epoch
             self._partners[replica.number] = giver
             return [(replica.partner, self._joined_message(replica.number))]

@@ -1,11 +1,13 @@
 """What a server holds of one range: its entries, its epoch, and whether it serves them."""
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
 from rdht.errors import RemoteProtocolError
+from rdht.limits import COPY_PAGE_BYTES
+from rdht.messages import Decoder, Message, Name, Status
 
 _ROW = struct.Struct("!HQ?I")
 
@@ -45,12 +47,51 @@ class Replica:
         self.intact = False  # whether `table` is all that the range held at `epoch`
         self.table: dict[bytes, Entry] = {}
 
-    def install(self, epoch: int, entries: Iterable[tuple[bytes, Entry]]) -> None:
-        """Become a complete copy as of `epoch`, and serve it."""
-        self.table = dict(entries)
-        self.epoch = epoch
-        self.intact = True
-        self.mode = Mode.SERVING
+    def install(self, joined: Message, copy: "Copy") -> None:
+        """Become a complete copy, of the epoch and the table that `joined` tells."""
+        self.table = copy.entries
+        self.epoch, self.founded, self.intact = joined.epoch, joined.version, True
+
+
+class Copy:
+    """A whole table, as far as its pages are here: COPY messages of a replica or of a snapshot."""
+
+    def __init__(self, *pages: Message) -> None:
+        """Unpack pages that follow each other; RemoteProtocolError if one is malformed."""
+        self.pages = list(pages)
+        self.entries: dict[bytes, Entry] = {}
+        self.memories: list[Message] = []  # of commits
+        for page in pages:
+            rest = unpack_rows(page.value, page.name.attempt, self.entries)
+            self.memories += Decoder().feed(rest)
+
+    @property
+    def size(self) -> int:
+        """How many entries and memories it has; the next page's version says the same."""
+        return len(self.entries) + len(self.memories)
+
+    def extend(self, more: "Copy") -> None:
+        """Take the next pages."""
+        self.pages += more.pages
+        self.entries |= more.entries
+        self.memories += more.memories
+
+
+def pack_pages(number: int, entries: Iterable[tuple[bytes, Entry]]) -> Iterator[Message]:
+    """Yield all entries of the range as the pages of a `Copy`, at least one."""
+    done, rows, page = 0, 0, bytearray()
+    for key, entry in entries:
+        if len(page) >= COPY_PAGE_BYTES:
+            yield _page(number, done, rows, page)
+            done, rows, page = done + rows, 0, bytearray()
+        page += pack_row(key, entry)
+        rows += 1
+    yield _page(number, done, rows, page)
+
+
+def _page(number: int, done: int, rows: int, page: bytearray) -> Message:
+    name = Name(0, 0, rows)
+    return Message(Status.COPY, name, range=number, version=done, value=bytes(page))
 
 
 def pack_row(key: bytes, entry: Entry) -> bytes:

@@ -269,7 +269,7 @@ class Server:
             if (one := self._links[to] if isinstance(to, str) else self._current.get(to))
         ]
         if self._journal:
-            bound = self._journal.take(bound, self.key_range)
+            bound = self._journal.take(bound)
         left: _Bound = []
         for to, message in bound:
             if isinstance(to, Link):
@@ -343,20 +343,25 @@ class Server:
         sender: Destination = hello.client if hello.is_server else hello.incarnation
         document: dict[str, Any] = {"server": self.me.name, "incarnation": self.incarnation}
         old = None
-        is_known = True
+        bound: _Bound = []
         with self._lock:
             self._agree_on(hello.key_range)
+            out: Outgoing | None = []
             if not hello.is_server and hello.key_range:
                 resume = hello.resumes == self.incarnation
-                is_known = self.participant.connect(hello.incarnation, resume=resume)
-            if is_known:
+                now_s = time.monotonic()
+                out = self.participant.connect(hello.incarnation, now_s, resume=resume)
+            is_known = out is not None
+            if out is not None:
                 old = self._current.pop(sender, None)
+                bound = self._keep(out)
             document |= {"key_range": self.key_range, "ranges": self._ranges()}
             document["is_forgotten"] = not is_known
             document["founded"] = {
                 str(number): replica.founded
                 for number, replica in self.participant.replicas.items()
             }
+        self._deliver(bound)
         if old is not None:
             old.hang_up()
         try:

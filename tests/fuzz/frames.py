@@ -57,7 +57,7 @@ def serve(data: bytes) -> None:
     """Be a server whose clients and whose peers send these messages."""
     participant = Participant("s0", layout(ROSTER))
     rejoin = Rejoin(participant, ("s0", "s1", "s2"), 1)
-    participant.replicas[0].install(1, [])
+    participant.replicas[0].mode = replica.Mode.SERVING
     for number, message in enumerate(decode(data)):
         with suppress(ProtocolError):
             if message.status in REJOINING:

@@ -23,6 +23,7 @@ from hashlib import blake2b
 from types import MethodType
 from typing import Any, NamedTuple
 
+from rdht import coordinator
 from rdht.coordinator import Command
 from rdht.execution import Execution, Outcome
 from rdht.limits import RESOLVE_RETRY_S
@@ -293,6 +294,16 @@ class Client:
         assert self.execution is not None
         self.execution.give_up()
         return self._end([])
+
+    def settle(self) -> None:
+        """Make what nothing depends on no part of the state."""
+        attempt = None if self.execution is None else self.execution._coordinator
+        if attempt is None:
+            return
+        _sort(attempt._votes)
+        if attempt.state is not coordinator.State.VOTING:
+            attempt._lost.clear()
+            attempt._asked_again.clear()
 
     def _end(self, out: list[tuple[str, Message]]) -> ClientStep:
         """Send what can be sent, and see whether the command has ended."""
@@ -601,6 +612,7 @@ class Explorer:
         return number
 
     def _client(self, client: Client) -> int:
+        client.settle()
         value = self._codec.freeze(client)
         number = self._client_numbers.get(value)
         if number is None:
@@ -633,10 +645,11 @@ class Explorer:
             return participant.disconnect(arguments[0], NOW_S)
         if kind == "connect":
             client, resume = arguments
-            if not participant.connect(client, resume=resume):
+            out = participant.connect(client, NOW_S, resume=resume)
+            if out is None:
                 why = f"{server.me} refuses client {client}"
                 raise Fault(why)
-            return []
+            return out
         return self._take(server, *arguments)
 
     def _take(self, server: Server, sender: int, number: int) -> list[tuple[int | str, Message]]:
@@ -680,7 +693,7 @@ class Explorer:
         for index in range(len(self.configuration.programmes)):
             clients.append(Client(index + 1, self.setting, dict(epochs)))
             for server in servers:
-                server.participant.connect(index + 1, resume=False)
+                server.participant.connect(index + 1, NOW_S, resume=False)
         budget = self.configuration
         state = (
             *(self._server(server) for server in servers),
@@ -854,11 +867,9 @@ class Explorer:
                 new[at] = self._append(new[at], _END) if new[at] != self._empty else new[at]
 
     def _do_reconnect(self, new: list[int], end: int, index: int) -> None:
-        """Connect again; the server first sees the older connection end."""
+        """Connect again; the server may not have seen the older connection end."""
         there, back = self._channels[end, index], self._channels[index, end]
         client = end - self._clients_at + 1
-        if self._contents[new[there]][1]:
-            self._step_server(new, index, ("disconnect", client))
         new[there] = new[back] = self._empty
         traits = self._client_traits[new[end]]
         assert traits is not None

@@ -33,7 +33,7 @@ from rdht.participant import Outgoing, Participant, State
 from rdht.parts import Result
 from rdht.profiles import PROFILES
 from rdht.rejoin import Rejoin
-from rdht.replica import Entry, Mode
+from rdht.replica import Mode, pack_pages
 from rdht.ring import Ring
 from rdht.roster import Roster, ServerAddress
 from tests.model.linearizability import (
@@ -188,7 +188,6 @@ class _Disk:
     """A server's files: a snapshot, and the log since then; a part of it may not be synced."""
 
     def __init__(self) -> None:
-        self.entries: dict[int, dict[bytes, Entry]] = {}
         self.base: list[Message] = []
         self.log: list[Message] = []
         self.start = 0  # how many records were replaced by the snapshot
@@ -232,7 +231,6 @@ class _Process(_Actor):
         self.held: list[tuple[int, _Bound]] = []  # answers that wait for the disk, up to where
         self.must_reach = 0  # the log must be on disk up to here BEFORE anything more is sent
         self.is_syncing = False
-        self.is_writing = False  # a snapshot, while all else waits
         self.snapshot_s = 0.0  # when the last snapshot is written
 
 
@@ -420,10 +418,7 @@ class Simulation:
         disk = self.disks[name]
         incarnation = self.rng.getrandbits(60)
         participant = self.variant.participant_class(name, RING.ranges, durable=self.config.durable)
-        for number, entries in disk.entries.items():
-            participant.replicas[number].table = dict(entries)
-        for message in disk.base + disk.log:
-            participant.replay(message, self.now_s)
+        participant.replay(disk.base + disk.log, self.now_s)
         process = _Process(name, incarnation, participant, disk)
         process.rejoin = self.variant.rejoin_class(participant, SERVERS, incarnation)
         self.processes[name] = process
@@ -483,12 +478,15 @@ class Simulation:
             older.up.cut_s = min(older.up.cut_s, self.now_s)
             self.break_connection(older)
         resume = known == process.incarnation
-        if not process.participant.connect(client, resume=resume):
+        out = process.participant.connect(client, self.now_s, resume=resume)
+        if out is None:
             if self.trace:
                 self.log(f"{process.name} refuses {connection.session.name}")
             when_s = self.arrival(connection.down)
             self.at(when_s, self.to_actor, connection.session, self._refused, connection)
             return
+        process.connections.pop(client, None)
+        self._route(process, out)
         process.connections[client] = connection
         connection.process = process
         epochs = {number: one.epoch for number, one in process.participant.replicas.items()}
@@ -537,11 +535,7 @@ class Simulation:
                 if not process.is_syncing:
                     process.is_syncing = True
                     self.at(self.soon(2 * self.config.sync_s), self._synced, process, disk.end)
-            must_sync, must_snapshot = participant.must_sync, participant.must_snapshot
-            participant.must_sync = participant.must_snapshot = False
-            if must_snapshot:
-                self._snapshot_for(process, bound)
-                return
+            must_sync, participant.must_sync = participant.must_sync, False
             reach = disk.end if must_sync else process.must_reach
             if reach > disk.synced and self.variant.holds_votes:
                 if bound:
@@ -562,41 +556,20 @@ class Simulation:
         for out in free:
             self._send(process, out)
 
-    def _snapshot_for(self, process: _Process, out: _Bound) -> None:
-        """Let the whole server wait until its state is on disk, then send."""
-        process.is_writing = process.is_paused = True
-        self.at(self._begin_snapshot(process), self._go_on_after, process, out)
+    def _begin_snapshot(self, process: _Process) -> None:
+        """Write what the state is now, beside a log that goes on."""
+        participant = process.participant
+        intact = [one for one in participant.replicas.values() if one.intact]
+        pages = [page for one in intact for page in pack_pages(one.number, one.table.items())]
+        base = [*pages, *participant.snapshot()]
+        process.snapshot_s = max(self.soon(10 * self.config.sync_s), process.snapshot_s)
+        self.at(process.snapshot_s, self._end_snapshot, process, base, process.disk.end)
 
-    def _go_on_after(self, process: _Process, out: _Bound) -> None:
-        if process.is_alive:
-            process.is_writing = False
-            self._send(process, out)
-            self._go_on(process)
-
-    def _begin_snapshot(self, process: _Process) -> float:
-        """Write what the state is now, beside a log that goes on; return when it is written."""
-        entries = {
-            number: dict(one.table)
-            for number, one in process.participant.replicas.items()
-            if one.intact
-        }
-        base = process.participant.snapshot()
-        when_s = max(self.soon(10 * self.config.sync_s), process.snapshot_s)
-        process.snapshot_s = when_s
-        self.at(when_s, self._end_snapshot, process, entries, base, process.disk.end)
-        return when_s
-
-    def _end_snapshot(
-        self,
-        process: _Process,
-        entries: dict[int, dict[bytes, Entry]],
-        base: list[Message],
-        end: int,
-    ) -> None:
+    def _end_snapshot(self, process: _Process, base: list[Message], end: int) -> None:
         if process.is_alive:
             disk = process.disk
             del disk.log[: end - disk.start]
-            disk.start, disk.entries, disk.base = end, entries, base
+            disk.start, disk.base = end, base
             disk.synced = max(disk.synced, end)
 
     def _send(self, process: _Process, out: _Bound) -> None:
@@ -903,8 +876,6 @@ class Simulation:
             self.at(end_s, self._go_on, actor)
 
     def _go_on(self, actor: _Actor) -> None:
-        if isinstance(actor, _Process) and actor.is_writing:
-            return
         actor.is_paused = False
         while actor.backlog and actor.is_alive and not actor.is_paused:
             actor.backlog.popleft()()

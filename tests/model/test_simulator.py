@@ -1,9 +1,10 @@
 import io
 from typing import Any
+from unittest import mock
 
 import pytest
 
-from rdht.participant import Participant
+from rdht.participant import Outgoing, Participant
 from tests.model import simulator
 from tests.model.mutants import MUTANTS
 from tests.model.simulator import Report, Variant, simulate, simulate_all
@@ -102,11 +103,9 @@ def test_a_mistake_of_the_server_is_found(duty: str) -> None:
 class WaitsOn(Participant):
     """Goes on to wait for what a connection asked that the client has replaced."""
 
-    def connect(self, client: int, *, resume: bool) -> bool:
-        is_known = not resume or client in self.clients
-        if is_known:
-            self.clients[client] = None
-        return is_known
+    def connect(self, client: int, now_s: float, *, resume: bool) -> Outgoing | None:
+        with mock.patch.object(self, "disconnect", return_value=[]):
+            return super().connect(client, now_s, resume=resume)
 
 
 def test_an_answer_that_an_older_connection_waited_for_is_found() -> None:

@@ -78,7 +78,6 @@ class Server:
     rejoin: Rejoin
     incarnation: int
     is_up: bool = True
-    tables: dict[int, dict[bytes, Entry]] = field(default_factory=dict)
     records: list[Message] = field(default_factory=list)
 
     def keep(self) -> None:
@@ -86,18 +85,7 @@ class Server:
         participant = self.participant
         self.records += participant.journal
         participant.journal.clear()
-        if participant.must_snapshot:
-            replicas = participant.replicas.values()
-            self.tables = {one.number: dict(one.table) for one in replicas if one.intact}
-            self.records = participant.snapshot()
-        participant.must_sync = participant.must_snapshot = False
-
-    def recover(self, participant: Participant, now_s: float) -> None:
-        """Make of the participant of another process what is on this one's disk."""
-        for number, table in self.tables.items():
-            participant.replicas[number].table = dict(table)
-        for message in self.records:
-            participant.replay(message, now_s)
+        participant.must_sync = False
 
 
 @dataclass
@@ -285,11 +273,11 @@ class World:
         self.incarnations += 1
         participant = Participant(name, self.ring.ranges, durable=self.durable)
         if old:
-            old.recover(participant, self.now_s)
+            participant.replay(old.records, self.now_s)
         rejoin = Rejoin(participant, self.ring.servers, self.incarnations)
         server = Server(participant, rejoin, self.incarnations)
         if old:
-            server.tables, server.records = old.tables, old.records
+            server.records = old.records
         return server
 
     def modes(self) -> Iterator[Mode]:
@@ -371,7 +359,14 @@ class World:
     def connect(self, session: Session, name: str, *, aloud: bool) -> None:
         server = self.servers[name]
         resume = session.processes.get(name) == server.incarnation
-        assert server.participant.connect(session.incarnation, resume=resume)
+        client = session.incarnation
+
+        def take_note(it: Server) -> Outgoing:
+            out = it.participant.connect(client, self.now_s, resume=resume)
+            assert out is not None
+            return out
+
+        self.act(name, take_note)
         session.connected.add(name)
         session.processes[name] = server.incarnation
         for number, replica in server.participant.replicas.items():

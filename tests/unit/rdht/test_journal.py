@@ -44,6 +44,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.lock = threading.Lock()
         self.sent: list[Message] = []
+        self.is_stopped = False
         self.journal = Journal(folder, self.lock, self._send)
         self.participant, self.key_range = self.journal.recover(
             lambda: Participant("s0", RING.ranges, durable=True), 0.0
@@ -61,19 +62,20 @@ class Bench:
         out: Outgoing = []
         with self.lock:
             for message in messages:
-                self.participant.connect(message.name.client, resume=False)
+                self.participant.connect(message.name.client, 0.0, resume=False)
                 out += self.participant.handle(message, 0.0)
-            out = self.journal.take(out, KEY_RANGE)
+            out = self.journal.take(out)
         return [message for _, message in out]
 
     def ask(self, message: Message) -> list[Message]:
         """Let the other server ask."""
         with self.lock:
             out = self.participant.handle_peer("s1", message, 0.0)
-            out = self.journal.take(out, KEY_RANGE)
+            out = self.journal.take(out)
         return [message for _, message in out]
 
     def stop(self) -> None:
+        self.is_stopped = True
         self.journal.stop(KEY_RANGE)
 
 
@@ -108,7 +110,7 @@ def make_bench(disk: Disk, tmp_path: Path) -> Iterator[Callable[[], Bench]]:
     yield make
     disk.works.set()
     for bench in benches:
-        if bench.journal.is_alive() or bench.participant.unsafe:
+        if not bench.is_stopped:
             bench.stop()
 
 
@@ -172,20 +174,49 @@ def test_all_comes_back_from_the_files(make_bench: Callable[[], Bench]) -> None:
         again.stop()
 
 
-def test_a_vote_whose_sync_fails_is_never_sent_and_forgotten(bench: Bench, disk: Disk) -> None:
+def test_a_vote_whose_sync_fails_becomes_a_no_on_disk_too(
+    make_bench: Callable[[], Bench], disk: Disk
+) -> None:
+    bench = make_bench()
     disk.fails = True
     disk.works.clear()
     bench.do(put(b"a", 1))
     wait_until(lambda: bool(bench.journal._syncing))
     bench.do(put(b"b", 2))
     disk.works.set()
-    wait_until(lambda: bench.participant.unsafe)
-    assert bench.sent == []
+    wait_until(lambda: len(bench.sent) == 2)
+    assert {(vote.status, vote.reason) for vote in bench.sent} == {(Status.NO, Reason.UNSAFE)}
+    assert bench.participant.unsafe
     assert bench.participant.in_doubt == 0
     (answer,) = bench.ask(put(b"a", 1)._replace(status=Status.RESOLVE, value=b""))
     assert answer.status is Status.NO
     (answer,) = bench.do(put(b"c", 3))
     assert (answer.status, answer.reason) == (Status.NO, Reason.UNSAFE)
+    bench.stop()
+    disk.fails = False
+    again = make_bench()
+    assert again.participant.in_doubt == 0
+    again.stop()
+
+
+def test_a_server_ends_at_once_if_a_refused_vote_may_be_on_disk(
+    bench: Bench, disk: Disk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = threading.Event()
+    never = threading.Event()
+
+    def end(_code: int) -> None:
+        ended.set()
+        never.wait()
+
+    monkeypatch.setattr("rdht.journal.os._exit", end)
+    disk.fails = True
+    bench.journal._store.is_doubtful = True  # as when the log cannot be cut back either
+    bench.do(put(b"a", 1))
+    assert ended.wait(PATIENCE_S)
+    assert bench.sent == []
+    assert "cannot be cut back: this server stops at once" in caplog.text
+    never.set()
 
 
 def test_a_vote_that_was_on_disk_before_it_failed_still_counts(bench: Bench, disk: Disk) -> None:
@@ -259,5 +290,5 @@ def test_tidying_right_after_a_failed_sync_does_not_raise(
 def test_a_journal_is_read_before_it_is_written(tmp_path: Path) -> None:
     journal: Journal[int] = Journal(tmp_path / "files", threading.Lock(), lambda _: None)
     with pytest.raises(StorageError, match="read before it is written"):
-        journal.take([], KEY_RANGE)
+        journal.take([])
     journal._store.close()

@@ -21,7 +21,7 @@ from rdht.limits import (
 from rdht.messages import Flag, Message, Name, Operation, Reason, Status
 from rdht.participant import TRANSITIONS, Event, Outgoing, Participant, State, Transaction
 from rdht.parts import Result
-from rdht.replica import ABSENT, Entry, Mode
+from rdht.replica import ABSENT, Copy, Entry, Mode, pack_pages
 from rdht.ring import Replicas
 
 # This is server a: it shares range 0 with b and range 2 with c, and has no part in range 1.
@@ -37,9 +37,10 @@ Happening = Callable[[Participant], Outgoing]
 def serving(*, durable: bool = False) -> Participant:
     participant = Participant("a", LAYOUT, durable=durable)
     for replica in participant.replicas.values():
-        replica.install(1, [])
+        replica.install(Message(Status.JOINED, epoch=1), Copy())
+        replica.mode = Mode.SERVING
     for client in (1, 2, 3):
-        assert participant.connect(client, resume=False)
+        assert participant.connect(client, NOW_S, resume=False) == []
     return participant
 
 
@@ -831,12 +832,12 @@ def test_a_client_that_comes_back_in_time_is_known_and_one_that_does_not_is_refu
     participant.disconnect(1, NOW_S)
     participant.disconnect(2, NOW_S)
     participant.tick(MUCH_LATER_S - 0.001)
-    assert participant.connect(1, resume=True)
+    assert participant.connect(1, NOW_S, resume=True) == []
     participant.tick(MUCH_LATER_S)
-    assert participant.connect(1, resume=True)
-    assert not participant.connect(2, resume=True)
+    assert participant.connect(1, NOW_S, resume=True) == []
+    assert participant.connect(2, NOW_S, resume=True) is None
     assert participant.clients == {1: None, 3: None}
-    assert participant.connect(2, resume=False)
+    assert participant.connect(2, NOW_S, resume=False) == []
 
 
 def test_a_client_that_was_never_here_is_forgotten_too() -> None:
@@ -953,13 +954,16 @@ def test_a_copy_replaces_what_was_there_and_the_prepared_with_it() -> None:
     participant = after(act(spanning(T1), request(T2, key=OTHER_KEY), far))
     memory = Message(DONE, Name(5, 1, 1), Operation.PUT, epoch=1)
     mode(0, Mode.JOINING)(participant)
-    participant.install(0, 4, [(KEY, THERE)], [memory], NOW_S)
+    copy = Copy(*pack_pages(0, [(KEY, THERE)]))
+    copy.memories.append(memory)
+    participant.install(Message(Status.JOINED, epoch=4, version=9), copy, NOW_S)
     replica = participant.replicas[0]
-    assert (replica.mode, replica.epoch, replica.table) == (Mode.SERVING, 4, {KEY: THERE})
+    assert (replica.epoch, replica.founded, replica.table) == (4, 9, {KEY: THERE})
+    replica.mode = Mode.SERVING
     assert participant.transactions.keys() == {T1, T3, Name(5, 1, 1)}
     assert participant.locks.keys() == {FAR_KEY, b"far, too"}
     assert participant.clients[5] == NOW_S
-    assert not participant.must_snapshot
+    assert participant.journal == []
     participant.handle(decide(Status.PROCEED, spanning(T1)), NOW_S)
     assert table(participant) == {KEY: THERE}
     assert table(participant, 2) == {FAR_KEY: Entry(b"1", 1)}
@@ -1005,14 +1009,49 @@ def test_a_server_in_memory_keeps_no_journal() -> None:
     assert (participant.journal, participant.must_sync) == ([], False)
 
 
-def test_an_advance_is_on_disk_and_a_copy_in_a_snapshot_before_anybody_hears_of_it() -> None:
+def test_an_advance_is_on_disk_before_anybody_hears_of_it() -> None:
     participant = serving(durable=True)
     participant.advance(0, 5)
     assert participant.journal == [Message(Status.JOINED, range=0, epoch=5)]
     assert participant.must_sync
-    assert not participant.must_snapshot
-    participant.install(2, 3, [], [], NOW_S)
-    assert participant.must_snapshot
+
+
+def pages(number: int, *entries: tuple[bytes, Entry]) -> list[Message]:
+    """Return a page for each entry."""
+    return [
+        page._replace(version=version)
+        for version, entry in enumerate(entries)
+        for page in pack_pages(number, [entry])
+    ]
+
+
+def test_a_copy_is_on_disk_before_anybody_hears_of_it_and_replaces_what_was_there() -> None:
+    participant = after(act(request(T1), proceed(T1), request(T2)), durable=True)
+    mode(0, Mode.JOINING)(participant)
+    participant.must_sync = False
+    copied = pages(0, (OTHER_KEY, THERE), (b"third", THERE))
+    participant.install(Message(Status.JOINED, epoch=4, version=9), Copy(*copied), NOW_S)
+    assert participant.must_sync
+    end = Message(Status.JOINED, flags=Flag.INTACT, epoch=4, version=9)
+    assert participant.journal[-3:] == [*copied, end]
+    again = recovered(participant.journal)
+    assert table(again) == {OTHER_KEY: THERE, b"third": THERE}
+    assert (again.replicas[0].epoch, again.replicas[0].founded) == (4, 9)
+    assert again.locks == {}
+    again.handle_peer("b", request(T2)._replace(status=Status.RESOLVE), NOW_S)
+
+
+def test_a_copy_that_a_crash_has_cut_off_is_no_part_of_the_next_one() -> None:
+    cut, whole = pages(0, (KEY, THERE), (OTHER_KEY, THERE))[:1], pages(0, (b"third", THERE))
+    end = Message(Status.JOINED, flags=Flag.INTACT, epoch=4)
+    assert table(recovered(cut)) == {}
+    assert table(recovered([*cut, *whole, end])) == {b"third": THERE}
+
+
+def test_an_epoch_alone_leaves_the_table_as_it_is() -> None:
+    end = Message(Status.JOINED, flags=Flag.INTACT, epoch=4)
+    again = recovered([*pages(0, (KEY, THERE)), end, Message(Status.JOINED, epoch=5, version=9)])
+    assert (table(again), again.replicas[0].epoch) == ({KEY: THERE}, 5)
 
 
 def test_a_yes_that_did_not_reach_the_disk_is_taken_back() -> None:
@@ -1024,27 +1063,24 @@ def test_a_yes_that_did_not_reach_the_disk_is_taken_back() -> None:
     assert told(participant.handle(request(T1), NOW_S)) == [(1, NO, Reason.VETOED)]
 
 
-def recovered(records: Iterable[Message], tables: dict[int, dict[bytes, Entry]]) -> Participant:
+def recovered(records: Iterable[Message]) -> Participant:
     participant = Participant("a", LAYOUT, durable=True)
-    for number, entries in tables.items():
-        participant.replicas[number].table = dict(entries)
-    for one in records:
-        participant.replay(one, NOW_S)
+    participant.replay(records, NOW_S)
     assert participant.journal == []
     return participant
 
 
 def test_a_recovered_yes_asks_nobody_until_its_range_has_come_back() -> None:
-    participant = recovered([request(T1)], {})
+    participant = recovered([request(T1)])
     assert participant.tick(NOW_S + 100) == []
     assert state_of(participant) is State.PREPARED
-    participant.replicas[0].install(2, [])
+    participant.replicas[0].mode = Mode.SERVING
     assert told(participant.tick(NOW_S + 200)) == [("b", Status.RESOLVE, Reason.NONE)]
 
 
 @pytest.mark.parametrize("asked", [request(T1), spanning(T1)])
 def test_a_recovered_commit_is_applied_again(asked: Message) -> None:
-    participant = recovered([asked, Message(Status.PROCEED, T1)], {})
+    participant = recovered([asked, Message(Status.PROCEED, T1)])
     assert [entry.version for entry in table(participant).values()] == [1]
     assert participant.locks == {}
 
@@ -1065,8 +1101,9 @@ def test_a_snapshot_has_all_that_a_crash_must_not_take() -> None:
     participant = after(COMMITTED, act(request(T2), request(T3, flags=Flag.QUEUE)), durable=True)
     participant.handle(request(Name(3, 2, 1), Operation.GET, OTHER_KEY), NOW_S)
     participant.replicas[2].intact = False
-    tables = {number: one.table for number, one in participant.replicas.items()}
-    again = recovered(participant.snapshot(), tables)
+    participant.replicas[2].table.clear()
+    entries = pack_pages(0, participant.replicas[0].table.items())
+    again = recovered([*entries, *participant.snapshot()])
     assert [one.epoch for one in again.replicas.values()] == [1, 0]
     again.replicas[2].epoch = 1
     assert essence(again) == essence(participant)
@@ -1078,7 +1115,7 @@ def test_a_snapshot_has_all_that_a_crash_must_not_take() -> None:
 
 def test_a_journal_that_ends_what_it_does_not_begin_is_refused() -> None:
     with pytest.raises(LocalProtocolError, match="which it does not begin"):
-        serving(durable=True).replay(Message(Status.PROCEED, T1), NOW_S)
+        serving(durable=True).replay([Message(Status.PROCEED, T1)], NOW_S)
 
 
 # Whatever happens.
@@ -1190,12 +1227,7 @@ class Clients(RuleBasedStateMachine):
 
     @rule(client=CLIENTS)
     def disconnect(self, client: int) -> None:
-        queued = self.participant._queues.values()
-        self.reads -= sum(
-            isinstance(one, Message) and one.name.client == client
-            for queue in queued
-            for one in queue
-        )
+        self._drop_reads(client)
         self.do(lambda participant: participant.disconnect(client, self.now_s))
         assert not any(
             one.name.client == client
@@ -1205,7 +1237,16 @@ class Clients(RuleBasedStateMachine):
 
     @rule(client=CLIENTS)
     def connect(self, client: int) -> None:
-        self.participant.connect(client, resume=False)
+        self._drop_reads(client)
+        self.do(lambda one: one.connect(client, self.now_s, resume=False) or [])
+
+    def _drop_reads(self, client: int) -> None:
+        queued = self.participant._queues.values()
+        self.reads -= sum(
+            isinstance(one, Message) and one.name.client == client
+            for queue in queued
+            for one in queue
+        )
 
     @rule(later_s=st.sampled_from([0.0, 1.0, PREPARED_TIMEOUT_S, RESUME_TIMEOUT_S]))
     def tick(self, later_s: float) -> None:
@@ -1282,8 +1323,7 @@ class Clients(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         again = serving(durable=True)
-        for one in self.journal:
-            again.replay(one, NOW_S)
+        again.replay(self.journal, NOW_S)
         now, then = essence(self.participant), essence(again)
         assert then[:3] == now[:3]  # type: ignore[index]
         for name, message in self.asked.items():

@@ -357,11 +357,16 @@ def test_a_giver_that_was_restarted_takes_the_copy_from_the_receiver() -> None:
     assert world.servers["b"].rejoin._joined == {}
 
 
-def test_a_durable_replica_has_the_copy_in_a_snapshot_before_it_says_so() -> None:
+def test_a_durable_replica_has_the_copy_on_disk_before_it_says_so() -> None:
     world = founded(durable=True)
+    keep(world, 0, (KEY, Entry(b"v", 1)))
     server = world.start("b").servers["b"]
     world.pass_time(2)
-    assert server.participant.must_snapshot
+    again = Participant("b", server.participant.layout, durable=True)
+    again.replay(server.participant.journal, 0.0)
+    assert server.participant.must_sync
+    assert again.replicas[0].table == {KEY: Entry(b"v", 1)}
+    assert again.replicas[0].intact
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rdht.errors import RemoteProtocolError
-from rdht.replica import ABSENT, Entry, Mode, Replica, pack_row, unpack_rows
+from rdht.messages import Message, Status
+from rdht.replica import (
+    ABSENT,
+    Copy,
+    Entry,
+    Mode,
+    Replica,
+    pack_pages,
+    pack_row,
+    unpack_rows,
+)
 
 ENTRIES = st.builds(Entry, st.none() | st.binary(max_size=20), st.integers(0, 2**64 - 1))
 TABLES = st.dictionaries(st.binary(max_size=40), ENTRIES, max_size=8)
@@ -21,11 +31,12 @@ def test_an_absent_key_has_no_value_and_the_lowest_version() -> None:
     assert Entry(None, 0) == ABSENT
 
 
-def test_a_replica_with_a_copy_is_intact_and_serves_it_instead_of_what_it_had() -> None:
+def test_a_replica_with_a_copy_is_intact_and_has_lost_what_it_had() -> None:
     replica = Replica(3, "b")
     replica.table[b"old"] = Entry(b"x", 9)
-    replica.install(5, [(b"k", Entry(b"v", 1))])
-    assert (replica.mode, replica.epoch, replica.intact) == (Mode.SERVING, 5, True)
+    copy = Copy(*pack_pages(3, [(b"k", Entry(b"v", 1))]))
+    replica.install(Message(Status.JOINED, epoch=5, version=7), copy)
+    assert (replica.epoch, replica.founded, replica.intact) == (5, 7, True)
     assert replica.table == {b"k": Entry(b"v", 1)}
 
 
