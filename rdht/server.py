@@ -82,6 +82,7 @@ class Server:
         self._lock = threading.Lock()  # guards what is decided: participant, rejoin, key_range
         self._started_s = time.monotonic()
         self._current: dict[Destination, ServerConnection] = {}  # of each client and server
+        self._arriving: dict[Destination, ServerConnection] = {}  # to be that once it is welcomed
         self._listener = listen(self.me.address, self.me.port)
         try:
             self._check_reach()
@@ -342,6 +343,7 @@ class Server:
     def _welcome(self, connection: ServerConnection, hello: Hello) -> None:
         sender: Destination = hello.client if hello.is_server else hello.incarnation
         document: dict[str, Any] = {"server": self.me.name, "incarnation": self.incarnation}
+        runs_commands = hello.is_server or hello.key_range
         old = None
         bound: _Bound = []
         with self._lock:
@@ -351,12 +353,13 @@ class Server:
                 resume = hello.resumes == self.incarnation
                 now_s = time.monotonic()
                 out = self.participant.connect(hello.incarnation, now_s, resume=resume)
-            is_known = out is not None
             if out is not None:
                 old = self._current.pop(sender, None)
                 bound = self._keep(out)
+                if runs_commands:
+                    self._arriving[sender] = connection
             document |= {"key_range": self.key_range, "ranges": self._ranges()}
-            document["is_forgotten"] = not is_known
+            document["is_forgotten"] = out is None
             document["founded"] = {
                 str(number): replica.founded
                 for number, replica in self.participant.replicas.items()
@@ -367,11 +370,14 @@ class Server:
         try:
             connection.welcome(hello, document)
         except NetworkError:
-            self._leave(sender, None)
+            self._leave(sender, connection)
             raise
         with self._lock:  # what is sent to it from now on comes AFTER the welcome
-            if is_known and (hello.is_server or hello.key_range):
-                self._current[sender] = connection
+            is_newest = self._arriving.get(sender) is connection
+            if is_newest:
+                self._current[sender] = self._arriving.pop(sender)
+        if runs_commands and not is_newest and not document["is_forgotten"]:
+            connection.hang_up()  # the client has given it up, and has made another one
 
     def _agree_on(self, key_range: int) -> None:
         """Place keys as the first client does, or refuse one who does it otherwise."""
@@ -411,15 +417,15 @@ class Server:
         sender: Destination = hello.client if hello.is_server else hello.incarnation
         self._leave(sender, connection)
 
-    def _leave(self, sender: Destination, connection: ServerConnection | None) -> None:
+    def _leave(self, sender: Destination, connection: ServerConnection) -> None:
         """Settle what a client has left behind, unless a newer connection has taken over."""
         bound: _Bound = []
         with self._lock:
-            if self._current.get(sender) is connection:
-                self._current.pop(sender, None)
-                if isinstance(sender, int) and sender in self.participant.clients:
-                    out = self.participant.disconnect(sender, time.monotonic())
-                    bound = self._keep(out)
+            mine = [one for one in (self._current, self._arriving) if one.get(sender) is connection]
+            for connections in mine:
+                del connections[sender]
+            if mine and isinstance(sender, int) and sender in self.participant.clients:
+                bound = self._keep(self.participant.disconnect(sender, time.monotonic()))
         self._deliver(bound)
 
     def _reject(self, connection: ServerConnection, error: Exception | str) -> None:

@@ -27,7 +27,7 @@ from rdht.limits import MAX_HANDSHAKE_BYTES, MAX_VALUE_BYTES
 from rdht.messages import Message, Name, Operation, Reason, Status, encode
 from rdht.roster import Roster, ServerAddress
 from rdht.server import Server
-from rdht.transport import ClientConnection, read_json
+from rdht.transport import ClientConnection, Hello, ServerConnection, read_json
 from tests.unit.rdht.table import (
     KEY_RANGE,
     PATIENCE_S,
@@ -241,6 +241,32 @@ def test_messages_sent_at_once_are_answered_in_order(table: Table) -> None:
 
 
 # Figures.
+
+
+def test_a_handshake_that_ends_after_a_newer_ones_does_not_take_over(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, incarnation = table.names[0], 12345
+    began, may_end = threading.Event(), threading.Event()
+    welcome = ServerConnection.welcome
+
+    def hold_the_first(self: ServerConnection, hello: Hello, document: dict[str, object]) -> None:
+        welcome(self, hello, document)
+        if hello.incarnation == incarnation and not began.is_set():
+            began.set()
+            assert may_end.wait(PATIENCE_S)
+
+    monkeypatch.setattr(ServerConnection, "welcome", hold_the_first)
+    older = table.connect(name, incarnation)
+    newer = table.connect(name, incarnation)
+    read = Message(Status.READ, Name(incarnation, 1, 1), Operation.GET, key=b"k", epoch=1)
+    assert [one.status for one in answer_to(newer, read)] == [Status.DONE_NOTHING]
+    connections = table[name].stats()["connections"]
+    may_end.set()
+    wait_until(lambda: table[name].stats()["connections"] == connections - 1)
+    assert [one.status for one in answer_to(newer, read)] == [Status.DONE_NOTHING]
+    assert table[name].participant.clients[incarnation] is None
+    older.close()
 
 
 def test_a_server_tells_its_figures(table: Table) -> None:
