@@ -297,9 +297,13 @@ class Client:
 
     def settle(self) -> None:
         """Make what nothing depends on no part of the state."""
-        attempt = None if self.execution is None else self.execution._coordinator
-        if attempt is None:
+        execution = self.execution
+        attempt = None if execution is None else execution._coordinator
+        if execution is None or attempt is None:
             return
+        is_last = self.at + 1 == len(self.setting.configuration.programmes[self.number - 1])
+        if is_last and execution._attempt >= self.setting.configuration.attempts:
+            self.epochs.clear()  # no request will bear one any more
         _sort(attempt._votes)
         if attempt.state is not coordinator.State.VOTING:
             attempt._lost.clear()
@@ -741,17 +745,42 @@ class Explorer:
                 if other != index:
                     asked |= self._kinds[state[self._channels[index, other]]]
                     heard |= self._kinds[state[self._channels[other, index]]]
-        if traits.may_settle and not (asked & _QUESTION or heard & _ANSWER):
+        settles = traits.may_settle and not (asked & _QUESTION or heard & _ANSWER)
+        if settles and not self._is_vain(state, index, ("settle",)):
             yield "settle", index
         if traits.may_hurry and state[self._hurry_at]:
             yield "hurry", index
         mine = _JOINED << index
-        if traits.may_rejoin and not (
+        rejoins = traits.may_rejoin and not (
             asked & (_REJOIN_QUESTION | mine) or heard & (_REJOIN_ANSWER | mine)
-        ):
+        )
+        if rejoins and not self._is_vain(state, index, ("rejoin",)):
             yield "rejoin", index
         if state[self._server_crash_at] and self._may_crash(state, index):
             yield "crash server", index
+
+    def _is_vain(self, state: WorldState, index: int, event: Action) -> bool:
+        """Return whether to ask again changes nothing, if all goes well, as the others are now.
+
+        It will be asked once one of them has changed. To ask before only means that the same
+        question, or the same answer, is on its way for longer.
+        """
+        here = state[index]
+        try:
+            after, questions = self._server_step(here, event)
+            if after != here:
+                return False
+            for target, question in questions:
+                there, answers = self._server_step(state[target], ("take", index, question))
+                if there != state[target]:
+                    return False
+                for to, answer in answers:
+                    reply = "take", target, answer
+                    if to != index or self._server_step(here, reply) != (here, ()):
+                        return False
+        except Exception:  # noqa: BLE001 - whatever it is, the search has to come upon it
+            return False
+        return True
 
     def _may_crash(self, state: WorldState, index: int) -> bool:
         """Return whether the server may crash: not if that takes the last copy of a range."""
