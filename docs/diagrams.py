@@ -11,13 +11,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from rdht import coordinator, participant
+from rdht import coordinator, transitions
 
 Table = Mapping[Any, tuple[StrEnum, StrEnum]]  # (state, event) to (state, action)
 
 PAGE = Path(__file__).with_name("protocol.md")
 TABLES: dict[str, Table] = {
-    "participant": participant.TRANSITIONS,
+    "participant": transitions.TRANSITIONS,
     "coordinator": coordinator.TRANSITIONS,
 }
 

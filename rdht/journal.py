@@ -98,14 +98,13 @@ class Journal(threading.Thread, Generic[_To]):
     def take(self, out: list[tuple[_To, Message]]) -> list[tuple[_To, Message]]:
         """Return what may be sent at once of what a call returned; under the lock.
 
-        The rest is sent as soon as what the call put on the participant's journal is on disk.
+        The rest is sent as soon as what the call has left to be written is on disk.
         """
         participant = self._known
-        journal, participant.journal = participant.journal, []
-        must_sync, participant.must_sync = participant.must_sync, False
-        requests = {message.name for message in journal if message.status is Status.REQUEST}
+        taken, must_sync = participant.write_ahead.take()
+        requests = {message.name for message in taken if message.status is Status.REQUEST}
         self._fresh |= requests
-        for message in journal:
+        for message in taken:
             self._append(message)
             self._appended += 1
             if message.status in _DECIDED_HERE:

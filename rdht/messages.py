@@ -114,6 +114,9 @@ class Message(NamedTuple):
     value: bytes = b""
 
 
+Destination = int | str  # a client by its incarnation, a server by its name
+Outgoing = list[tuple[Destination, Message]]
+
 _new_tuple = tuple.__new__  # a named tuple's own constructor costs three times as much
 _LENGTH = struct.Struct("!I")
 _HEADER = struct.Struct("!IBBBBBHIQQIQHI")

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 
 from rdht.errors import RemoteProtocolError
 from rdht.limits import COPY_PAGE_BYTES, JOIN_RETRY_S, KNOWN_INTERVAL_S
-from rdht.messages import Flag, Message, Name, Reason, Status, encode
-from rdht.participant import Outgoing, Participant
+from rdht.messages import Flag, Message, Name, Outgoing, Reason, Status, encode
+from rdht.participant import Participant
 from rdht.replica import Copy, Mode, Replica, pack_row
 
 _NUMBER = struct.Struct("!H")
@@ -189,7 +189,8 @@ class Rejoin:
     def _page(self, replica: Replica, giving: _Giving, message: Message) -> Message:
         if giving.keys is None:
             giving.keys = sorted(replica.table)
-            giving.memories = [encode(one) for one in self._participant.memories(replica.number)]
+            commits = self._participant.memory.commits(replica.number)
+            giving.memories = [encode(one) for one in commits]
         keys, memories = giving.keys, giving.memories
         # What was received from another giver, or before this one restarted, does not count.
         start = message.version if message.name.sequence == self._incarnation else 0

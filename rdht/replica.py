@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from rdht.errors import RemoteProtocolError
 from rdht.limits import COPY_PAGE_BYTES
-from rdht.messages import Decoder, Message, Name, Status
+from rdht.messages import Decoder, Message, Name, Reason, Status
 
 _ROW = struct.Struct("!HQ?I")
 
@@ -34,6 +34,10 @@ class Mode(StrEnum):
     LOST = "lost"  # both replicas came back with nothing
 
 
+_SERVING = Mode.SERVING  # looking it up in its enum costs 0.2 us in Python 3.11
+_NO_REASON = Reason.NONE
+
+
 class Replica:
     """One of the two copies of a range."""
 
@@ -46,6 +50,13 @@ class Replica:
         self.founded = 0  # a number of its own for the table that the range began with
         self.intact = False  # whether `table` is all that the range held at `epoch`
         self.table: dict[bytes, Entry] = {}
+
+    def why_not(self, epoch: int, *, reads: bool = False) -> Reason:
+        """Return what keeps a request of that epoch, or a read, from the range."""
+        mode = self.mode
+        if mode is _SERVING or (reads and mode is Mode.GIVING):
+            return _NO_REASON if epoch == self.epoch else Reason.STALE_EPOCH
+        return Reason.LOST if mode is Mode.LOST else Reason.SYNCING
 
     def install(self, joined: Message, copy: "Copy") -> None:
         """Become a complete copy, of the epoch and the table that `joined` tells."""

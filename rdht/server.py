@@ -33,8 +33,8 @@ from rdht.limits import (
     STOP_TIMEOUT_S,
 )
 from rdht.link import Link
-from rdht.messages import Message, Name, Status
-from rdht.participant import Destination, Outgoing, Participant
+from rdht.messages import Destination, Message, Name, Outgoing, Status
+from rdht.participant import Participant
 from rdht.rejoin import Rejoin
 from rdht.replica import Mode
 from rdht.ring import layout
@@ -152,7 +152,7 @@ class Server:
                 for replica in participant.replicas.values()
                 for entry in replica.table.values()
             ]
-            locks, in_doubt = len(participant.locks), participant.in_doubt
+            locks, in_doubt = len(participant.locks.holders), participant.in_doubt
             ranges = self._ranges()
         messages: Counter[Status] = Counter()
         received = sent = 0
@@ -424,7 +424,7 @@ class Server:
             mine = [one for one in (self._current, self._arriving) if one.get(sender) is connection]
             for connections in mine:
                 del connections[sender]
-            if mine and isinstance(sender, int) and sender in self.participant.clients:
+            if mine and isinstance(sender, int) and sender in self.participant.memory.clients:
                 bound = self._keep(self.participant.disconnect(sender, time.monotonic()))
         self._deliver(bound)
 

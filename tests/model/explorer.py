@@ -20,7 +20,6 @@ from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
-from types import MethodType
 from typing import Any, NamedTuple
 
 from rdht import coordinator
@@ -28,13 +27,15 @@ from rdht.coordinator import Command
 from rdht.execution import Execution, Outcome
 from rdht.limits import RESOLVE_RETRY_S
 from rdht.messages import Flag, Message, Operation, Reason, Status
-from rdht.participant import Participant, State, Transaction
+from rdht.participant import Participant
 from rdht.parts import Result
 from rdht.profiles import PROFILES
 from rdht.rejoin import Rejoin
 from rdht.replica import ABSENT, Entry, Mode
 from rdht.ring import Ring
 from rdht.roster import Roster, ServerAddress
+from rdht.transaction import Transaction
+from rdht.transitions import State
 
 NOW_S = 0.0
 MUTANT_LIMIT = 250_000  # states; each mutant is caught long before
@@ -128,19 +129,14 @@ _STEADY: dict[str, float | str] = {  # attributes that are no part of the state
     "conflicts": 0,
     "why": "",
 }
-_BOUND = ("_handlers", "_actions")
 
 
 class Codec:
     """Turns objects into values and back; an object that is shared stays shared."""
 
-    def __init__(self, constants: Iterable[object], template: Participant) -> None:
-        """Take `constants` as they are; `template` shows which methods a participant binds."""
+    def __init__(self, constants: Iterable[object]) -> None:
+        """Take `constants` as they are."""
         self._constants = {id(one): one for one in constants}
-        self._bound = {
-            name: {key: method.__func__ for key, method in getattr(template, name).items()}
-            for name in _BOUND
-        }
 
     def freeze(self, root: object) -> object:
         """Return a value; equal ones stand for the same state."""
@@ -190,14 +186,7 @@ class Codec:
         else:
             for key, value in content:
                 setattr(result, key, self._thaw(value, met))
-            if isinstance(result, Participant):
-                self._bind(result)
         return result
-
-    def _bind(self, participant: Participant) -> None:
-        for name, functions in self._bound.items():
-            methods = {key: MethodType(one, participant) for key, one in functions.items()}
-            setattr(participant, name, methods)
 
 
 def _is_ours(kind: type) -> bool:
@@ -207,10 +196,9 @@ def _is_ours(kind: type) -> bool:
 def _attributes(one: object) -> Iterator[tuple[str, object]]:
     names = getattr(type(one), "__slots__", None) or vars(one)
     for name in names:
-        if name not in _BOUND:
-            value = getattr(one, name)
-            is_steady = name in _STEADY and value is not None
-            yield name, _STEADY[name] if is_steady else value
+        value = getattr(one, name)
+        is_steady = name in _STEADY and value is not None
+        yield name, _STEADY[name] if is_steady else value
 
 
 # A client and a server of the world.
@@ -356,13 +344,13 @@ class Server:
     def settle(self) -> None:
         """Make the times part of no state: only what may be asked about is due."""
         asked_s = {NOW_S, NOW_S + RESOLVE_RETRY_S, HURRIED_S + RESOLVE_RETRY_S}
-        for tx in self.participant.transactions.values():
-            client_left = self.participant.clients.get(tx.name.client) is not None
+        participant, memory = self.participant, self.participant.memory
+        for tx in participant.transactions.values():
+            client_left = memory.clients.get(tx.name.client) is not None
             tx.deadline_s = NOW_S if client_left or tx.deadline_s in asked_s else HURRIED_S
         self.rejoin._next_s = NOW_S if self.setting.configuration.founding else _NEVER_S
-        participant = self.participant
-        participant._strangers = dict.fromkeys(participant._strangers, NOW_S)
-        for one in (participant.clients, participant.locks, participant._remembered):
+        memory._strangers = dict.fromkeys(memory._strangers, NOW_S)
+        for one in (memory.clients, participant.locks.holders, memory.remembered):
             _sort(one)
         for tx in participant.transactions.values():
             _sort(tx.answers)
@@ -526,7 +514,7 @@ class Explorer:
             self._first.append(self._first[-1] + len(programme))
         layout = self.setting.layout
         constants = [self.setting, self.setting.ring, layout, *self.commands]
-        self._codec = Codec(constants, Participant("a", layout))
+        self._codec = Codec(constants)
         self._server_numbers: dict[object, int] = {}
         self._server_values: list[object] = []
         self._server_traits: list[ServerTraits] = []
@@ -1093,9 +1081,9 @@ def _server_traits(server: Server) -> ServerTraits:
         busy = "holds something prepared"
     elif any(tx.state is states.WAITING for tx in transactions):
         busy = "has something that waits"
-    elif participant.locks:
+    elif participant.locks.holders:
         busy = "holds a lock"
-    elif participant._queues:
+    elif participant.locks.queues:
         busy = "has a queue"
     elif participant._unanswered:
         busy = "owes an answer to an abort"
@@ -1104,7 +1092,7 @@ def _server_traits(server: Server) -> ServerTraits:
         tuple((one.number, one.mode) for one in replicas),
         tuple((one.number, one.epoch) for one in replicas),
         {one.number: dict(one.table) for one in replicas},
-        frozenset(participant.locks),
+        frozenset(participant.locks.holders),
         busy,
         bool(participant._unanswered) or any(_is_to_settle(participant, tx) for tx in transactions),
         any(tx.state is State.PREPARED and tx.deadline_s > NOW_S for tx in transactions),
@@ -1119,15 +1107,9 @@ def _is_to_settle(participant: Participant, tx: Transaction) -> bool:
         return False
     if tx.state is states.PREPARED:
         return True
-    is_gone = participant.clients.get(tx.name.client, NOW_S) is not None
-    done = {server for server, answer in tx.answers.items() if answer.status is Status.DONE}
-    missing = set(participant._others(tx)) - done
-    return (
-        tx.state is states.COMMITTED
-        and is_gone
-        and tx.request.operation is Operation.MANY
-        and bool(missing)
-    )
+    is_gone = participant.memory.is_gone(tx.name.client)
+    missing = participant.resolution.unconfirmed(tx)
+    return tx.state is states.COMMITTED and is_gone and bool(missing)
 
 
 def _client_traits(client: Client) -> ClientTraits:

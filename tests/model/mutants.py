@@ -9,10 +9,15 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 from unittest import mock
 
-from rdht import coordinator, participant
-from rdht.messages import Message, Operation, Reason
-from rdht.participant import Outgoing, Participant, Transaction
-from rdht.replica import Mode
+from rdht import coordinator, transitions
+from rdht.machine import Machine
+from rdht.memory import Memory
+from rdht.messages import Message, Operation, Outgoing, Reason
+from rdht.participant import Participant
+from rdht.replica import Mode, Replica
+from rdht.resolution import Resolution
+from rdht.transaction import Transaction
+from rdht.transitions import Action, Event, State
 
 
 class Mutant(NamedTuple):
@@ -40,10 +45,11 @@ def _no_roll_forward() -> AbstractContextManager[Any]:
         self.replicas[number].mode = Mode.GIVING
         out: Outgoing = []
         for tx in [one for one in self.transactions.values() if one.touches(number)]:
-            if tx.state is participant.State.PREPARED:
-                self._step(tx, participant.Event.LEARNED_ABORT, tx.request, now_s, out)
-            elif tx.state is participant.State.WAITING:
-                self._step(tx, participant.Event.TURN_REFUSED, tx.request, now_s, out)
+            if tx.state is State.PREPARED:
+                self._machine.step(tx, Event.LEARNED_ABORT, tx.request, now_s, out)
+            elif tx.state is State.WAITING:
+                tx.refuse(Reason.SYNCING, number=number)
+                self._machine.step(tx, Event.TURN_REFUSED, tx.request, now_s, out)
         self._pass_on(now_s, out)
         return out
 
@@ -51,52 +57,52 @@ def _no_roll_forward() -> AbstractContextManager[Any]:
 
 
 def _forgetful_veto() -> AbstractContextManager[Any]:
-    state, event = participant.State, participant.Event
-    change = {(state.IDLE, event.ASKED): (state.IDLE, participant.Action.SAY_NO)}
-    return mock.patch.dict(participant.TRANSITIONS, change)
+    change = {(State.IDLE, Event.ASKED): (State.IDLE, Action.SAY_NO)}
+    return mock.patch.dict(transitions.TRANSITIONS, change)
 
 
 def _read_through_locks() -> AbstractContextManager[Any]:
     original = Participant._read
 
-    def read(self: Participant, message: Message, now_s: float, out: Outgoing) -> None:
-        with mock.patch.object(self, "locks", {}):
-            original(self, message, now_s, out)
+    def read(self: Participant, message: Message, out: Outgoing) -> None:
+        with mock.patch.object(self.locks, "holders", {}):
+            original(self, message, out)
 
     return mock.patch.object(Participant, "_read", read)
 
 
 def _unlock_before_applying() -> AbstractContextManager[Any]:
     """Serve the lock's queue between the two: `handle` is one step, nothing else comes between."""
-    original = Participant._commit
+    original = Participant._proceed
 
-    def commit(
-        self: Participant, tx: Transaction, message: Message, now_s: float, out: Outgoing
-    ) -> None:
-        staged, tx.staged = tx.staged, []
-        original(self, tx, message, now_s, out)
+    def proceed(self: Participant, message: Message, now_s: float, out: Outgoing) -> None:
+        tx = self.transactions.get(message.name)
+        staged = []
+        if tx is not None and tx.state is State.PREPARED:
+            staged, tx.staged = tx.staged, []
+        original(self, message, now_s, out)
         self._pass_on(now_s, out)
         for replica, key, entry in staged:
             replica.table[key] = entry
 
-    return mock.patch.object(Participant, "_commit", commit)
+    return mock.patch.object(Participant, "_proceed", proceed)
 
 
 def _any_epoch() -> AbstractContextManager[Any]:
-    original = Participant._why_not_served
+    original = Replica.why_not
 
-    def why_not_served(self: Participant, part: Message) -> tuple[Reason, int]:
-        reason, epoch = original(self, part)
-        return (Reason.NONE if reason is Reason.STALE_EPOCH else reason), epoch
+    def why_not(self: Replica, epoch: int, *, reads: bool = False) -> Reason:
+        reason = original(self, epoch, reads=reads)
+        return Reason.NONE if reason is Reason.STALE_EPOCH else reason
 
-    return mock.patch.object(Participant, "_why_not_served", why_not_served)
+    return mock.patch.object(Replica, "why_not", why_not)
 
 
 def _missing_unlock() -> AbstractContextManager[Any]:
-    def undo(self: Participant, tx: Transaction) -> None:
-        tx.refusal = tx.refusal._replace(reason=Reason.VETOED)
+    def undo(_self: Machine, tx: Transaction) -> None:
+        tx.refuse(Reason.VETOED)
 
-    return mock.patch.object(Participant, "_undo", undo)
+    return mock.patch.object(Machine, "_undo", undo)
 
 
 def _broken_pledge() -> AbstractContextManager[Any]:
@@ -109,28 +115,28 @@ def _broken_pledge() -> AbstractContextManager[Any]:
 
 
 def _forgotten_many() -> AbstractContextManager[Any]:
-    original = Participant._finish
+    original = Machine._finish
 
-    def finish(self: Participant, tx: Transaction, record: Any) -> None:
+    def finish(self: Machine, tx: Transaction, record: Any) -> None:
         if tx.request.operation is Operation.MANY and len(tx.ranges) == 1:
-            tx.state = participant.State.IDLE
+            tx.state = State.IDLE
         original(self, tx, record)
 
-    return mock.patch.object(Participant, "_finish", finish)
+    return mock.patch.object(Machine, "_finish", finish)
 
 
 def _lost_memories() -> AbstractContextManager[Any]:
-    def memories(_self: Participant, _number: int | None = None) -> list[Message]:
+    def commits(_self: Memory, _number: int | None = None) -> list[Message]:
         return []
 
-    return mock.patch.object(Participant, "memories", memories)
+    return mock.patch.object(Memory, "commits", commits)
 
 
 def _aborts_answered_at_once() -> AbstractContextManager[Any]:
-    def cannot_say(_self: Participant, _tx: Transaction) -> bool:
+    def cannot_say(_self: Resolution, _tx: Transaction) -> bool:
         return False
 
-    return mock.patch.object(Participant, "_cannot_say", cannot_say)
+    return mock.patch.object(Resolution, "cannot_say", cannot_say)
 
 
 def _vote_repeated_afresh() -> AbstractContextManager[Any]:
@@ -139,8 +145,8 @@ def _vote_repeated_afresh() -> AbstractContextManager[Any]:
 
     def request(self: Participant, message: Message, now_s: float, out: Outgoing) -> None:
         tx = self.transactions.get(message.name)
-        if tx is not None and tx.state is participant.State.ABORTED:
-            self._drop(message.name.client, [message.name])
+        if tx is not None and tx.state is State.ABORTED:
+            self.memory._drop(message.name.client, [message.name])
         original(self, message, now_s, out)
 
     return mock.patch.object(Participant, "_request", request)

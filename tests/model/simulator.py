@@ -28,14 +28,15 @@ from rdht import parts
 from rdht.coordinator import Command
 from rdht.execution import Execution, Outcome
 from rdht.limits import PREPARED_TIMEOUT_S, RESUME_TIMEOUT_S
-from rdht.messages import Flag, Message, Operation, Status
-from rdht.participant import Outgoing, Participant, State
+from rdht.messages import Flag, Message, Operation, Outgoing, Status
+from rdht.participant import Participant
 from rdht.parts import Result
 from rdht.profiles import PROFILES
 from rdht.rejoin import Rejoin
 from rdht.replica import Mode, pack_pages
 from rdht.ring import Ring
 from rdht.roster import Roster, ServerAddress
+from rdht.transitions import State
 from tests.model.linearizability import (
     NEVER,
     Call,
@@ -526,16 +527,15 @@ class Simulation:
         ]
         if self.config.durable:
             disk = process.disk
-            if participant.journal:
-                told = [one.status in {Status.DONE, Status.JOINED} for one in participant.journal]
+            records, must_sync = participant.write_ahead.take()
+            if records:
+                told = [one.status in {Status.DONE, Status.JOINED} for one in records]
                 if any(told):  # decided without a client: a read may tell of it
                     process.must_reach = disk.end + len(told)
-                disk.log += participant.journal
-                participant.journal.clear()
+                disk.log += records
                 if not process.is_syncing:
                     process.is_syncing = True
                     self.at(self.soon(2 * self.config.sync_s), self._synced, process, disk.end)
-            must_sync, participant.must_sync = participant.must_sync, False
             reach = disk.end if must_sync else process.must_reach
             if reach > disk.synced and self.variant.holds_votes:
                 if bound:
@@ -1139,11 +1139,12 @@ class Simulation:
                 for one in participant.transactions.values()
                 if one.state in {State.PREPARED, State.WAITING}
             ]
-            if busy or participant.locks or participant._queues:
+            locks = participant.locks
+            if busy or locks.holders or locks.queues:
                 why = (
                     f"{process.name} is left with {len(busy)} transactions "
                     f"({[(tuple(one.name), str(one.state), one.ranges) for one in busy][:3]}), "
-                    f"locks {list(participant.locks)}, queues {list(participant._queues)}"
+                    f"locks {list(locks.holders)}, queues {list(locks.queues)}"
                 )
                 raise Failure(why)
 
@@ -1232,14 +1233,15 @@ class Simulation:
         for process in self.processes.values():
             assert process is not None
             participant = process.participant
-            if participant.transactions or participant.clients or participant._remembered:
+            memory = participant.memory
+            if participant.transactions or memory.clients or memory.remembered:
                 states = [
                     (tuple(name), str(one.state), one.ranges)
                     for name, one in participant.transactions.items()
                 ]
                 why = (
                     f"{process.name} still remembers {states[:3]} ({len(states)}), "
-                    f"clients {participant.clients}"
+                    f"clients {memory.clients}"
                 )
                 raise Failure(why)
 

@@ -4,7 +4,8 @@ from unittest import mock
 
 import pytest
 
-from rdht.participant import Outgoing, Participant
+from rdht.messages import Outgoing
+from rdht.participant import Participant
 from tests.model import simulator
 from tests.model.mutants import MUTANTS
 from tests.model.simulator import Report, Variant, simulate, simulate_all

@@ -39,14 +39,15 @@ from rdht import coordinator, parts
 from rdht.coordinator import Command
 from rdht.execution import Execution, Outcome
 from rdht.limits import JOIN_RETRY_S, PREPARED_TIMEOUT_S
-from rdht.messages import Decoder, Flag, Message, Name, Operation, Reason, Status
-from rdht.participant import Outgoing, Participant, State, Transaction
+from rdht.messages import Decoder, Flag, Message, Name, Operation, Outgoing, Reason, Status
+from rdht.participant import Participant
 from rdht.parts import Result
 from rdht.profiles import DEFAULT_PROFILE, PROFILES
 from rdht.rejoin import Rejoin
 from rdht.replica import Entry, Mode, unpack_rows
 from rdht.ring import Ring
 from rdht.roster import Roster, ServerAddress
+from rdht.transitions import State
 
 HERE = Path(__file__).parent
 SCRIPTS = sorted(HERE.glob("*.txt"))
@@ -83,9 +84,8 @@ class Server:
     def keep(self) -> None:
         """Put on disk what must be there BEFORE anything is sent."""
         participant = self.participant
-        self.records += participant.journal
-        participant.journal.clear()
-        participant.must_sync = False
+        records, _ = participant.write_ahead.take()
+        self.records += records
 
 
 @dataclass
@@ -319,8 +319,8 @@ class World:
                 rows = [_entry(*row) for row in sorted(replica.table.items())]
                 state = f"{replica.mode} at epoch {replica.epoch}"
                 yield f"{name}: range {number}, {state}: {', '.join(rows) or 'empty'}"
-        for key, holder in sorted(participant.locks.items()):
-            queue = [_waiter(one) for one in participant._queues.get(key, ())]
+        for key, holder in sorted(participant.locks.holders.items()):
+            queue = [one.name for one in participant.locks.queues.get(key, ())]
             waiting = ", ".join(map(self.name, queue))
             line = f"   {key.decode()} is locked by {self.name(holder.name)}, {holder.state}"
             yield line + (f"; in its queue: {waiting}" if waiting else "")
@@ -519,10 +519,6 @@ def _commands(words: list[str]) -> list[Command]:
 
 def _no_chance(pause_s: float) -> float:
     return pause_s
-
-
-def _waiter(one: Transaction | Message) -> Name:
-    return one.name
 
 
 def _numbers(packed: bytes) -> list[int]:

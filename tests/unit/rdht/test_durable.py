@@ -387,7 +387,7 @@ def test_a_server_whose_disk_fails_refuses_writes_and_goes_on_reading(
     wait_until(durable.is_settled)
     assert durable.folder is not None
     monkeypatch.setattr("rdht.execution.COMMAND_TIMEOUT_S", 0.5)
-    monkeypatch.setattr("rdht.participant.PREPARED_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("rdht.machine.PREPARED_TIMEOUT_S", 0.1)
     fail_disk(durable.folder / "s1")
     writer = durable.client(profile)
     with pytest.raises(OutcomeError):  # who is under way when it happens may not be told why
@@ -413,7 +413,7 @@ def test_a_disk_that_fails_under_load_loses_nothing_that_was_acknowledged(
     durable: Table, fail_disk: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rdht.execution.COMMAND_TIMEOUT_S", 0.5)
-    monkeypatch.setattr("rdht.participant.PREPARED_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("rdht.machine.PREPARED_TIMEOUT_S", 0.1)
     assert durable.folder is not None
     stop = threading.Event()
     with ThreadPoolExecutor(4) as pool:
@@ -442,7 +442,7 @@ def test_a_server_whose_disk_has_failed_still_stops(
     durable: Table, fail_disk: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rdht.execution.COMMAND_TIMEOUT_S", 0.3)
-    monkeypatch.setattr("rdht.participant.PREPARED_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("rdht.machine.PREPARED_TIMEOUT_S", 0.1)
     assert durable.folder is not None
     fail_disk(durable.folder)
     with pytest.raises(OutcomeError):

@@ -11,8 +11,8 @@ import pytest
 from rdht.coordinator import Command, plan
 from rdht.errors import StorageError
 from rdht.journal import Journal
-from rdht.messages import Message, Name, Operation, Reason, Status
-from rdht.participant import Outgoing, Participant
+from rdht.messages import Message, Name, Operation, Outgoing, Reason, Status
+from rdht.participant import Participant
 from rdht.replica import Entry, Mode
 from rdht.ring import Ring
 from tests.unit.rdht.table import KEY_RANGE, PATIENCE_S, free_roster, wait_until
@@ -169,7 +169,7 @@ def test_all_comes_back_from_the_files(make_bench: Callable[[], Bench]) -> None:
         assert again.key_range == KEY_RANGE
         number = RING.range_of(b"a")
         assert again.participant.replicas[number].table == {b"a": Entry(b"value", 1)}
-        assert set(again.participant.locks) == {b"c"}
+        assert set(again.participant.locks.holders) == {b"c"}
         assert again.participant.in_doubt == 1
         again.stop()
 

@@ -90,7 +90,7 @@ def test_a_client_that_dies_leaves_all_of_many_keys_or_none(
 def test_a_client_that_falls_silent_is_not_waited_for(
     table: Table, voted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rdht.participant.PREPARED_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("rdht.machine.PREPARED_TIMEOUT_S", 0.05)
     replicas = table.ring.replicas(KEY)
     silent = ByHand(table)
     requests = silent.requests(PUT)

@@ -17,8 +17,8 @@ from rdht.limits import (
     MAX_FRAME_BYTES,
     MAX_VALUE_BYTES,
 )
-from rdht.messages import Flag, Message, Name, Operation, Reason, Status, encode
-from rdht.participant import Outgoing, Participant
+from rdht.messages import Flag, Message, Name, Operation, Outgoing, Reason, Status, encode
+from rdht.participant import Participant
 from rdht.rejoin import Rejoin
 from rdht.replica import Entry, Mode, pack_row
 from rdht.ring import Replicas
@@ -303,11 +303,11 @@ def test_many_memories_of_commits_come_page_by_page_too() -> None:
     read = Message(Status.DONE, T1, Operation.GET, key=KEY, value=b"v" * MAX_VALUE_BYTES)
     memories = [read._replace(name=Name(1, sequence, 1)) for sequence in range(4)]
     assert sum(len(encode(one)) for one in memories) > MAX_BODY_BYTES
-    participant.recall(memories, world.now_s)
+    participant.memory.recall(memories, world.now_s)
     world.start("b").pass_time(2)
     assert world.servers["b"].modes() == {Mode.SERVING}
     assert world.tables(0) == [{KEY: Entry(b"v", 1)}] * 2
-    remembered = world.servers["b"].participant.memories(0)
+    remembered = world.servers["b"].participant.memory.commits(0)
     assert {one.name for one in remembered} == {one.name for one in memories}
 
 
@@ -363,8 +363,9 @@ def test_a_durable_replica_has_the_copy_on_disk_before_it_says_so() -> None:
     server = world.start("b").servers["b"]
     world.pass_time(2)
     again = Participant("b", server.participant.layout, durable=True)
-    again.replay(server.participant.journal, 0.0)
-    assert server.participant.must_sync
+    records, must_sync = server.participant.write_ahead.take()
+    again.replay(records, 0.0)
+    assert must_sync
     assert again.replicas[0].table == {KEY: Entry(b"v", 1)}
     assert again.replicas[0].intact
 

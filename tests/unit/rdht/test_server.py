@@ -265,7 +265,7 @@ def test_a_handshake_that_ends_after_a_newer_ones_does_not_take_over(
     may_end.set()
     wait_until(lambda: table[name].stats()["connections"] == connections - 1)
     assert [one.status for one in answer_to(newer, read)] == [Status.DONE_NOTHING]
-    assert table[name].participant.clients[incarnation] is None
+    assert table[name].participant.memory.clients[incarnation] is None
     older.close()
 
 
@@ -423,7 +423,7 @@ def test_a_stopping_server_lets_what_is_prepared_proceed_and_says_good_bye(table
 def test_a_stopping_server_asks_the_others_for_what_its_client_does_not_decide(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rdht.participant.PREPARED_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("rdht.machine.PREPARED_TIMEOUT_S", 0.05)
     client = ByHand(table)
     name, other = table.ring.replicas(KEY)
     client.vote(client.requests(PUT))

@@ -160,8 +160,11 @@ def test_a_newer_connection_of_a_client_takes_the_place_of_the_older(table: Tabl
         assert not client.connections[name].welcome["is_forgotten"]
         with pytest.raises(Exception, match=f"{name} closed the connection"):
             answer_to(old[name], requests[name])
-    assert table[replicas[0]].stats()["locks"] == 1  # the client is not gone
-    client.vote(requests)
+    wait_until(lambda: not any(table[name].stats()["locks"] for name in replicas))
+    for name in replicas:  # the votes have decided meanwhile, and the client is not forgotten
+        assert [one.status for one in answer_to(client.connections[name], requests[name])] == [
+            Status.DONE
+        ]
     client.die()
     assert table.values() == {KEY: b"mine"}
 
@@ -170,14 +173,14 @@ def be_forgotten(table: Table) -> None:
     """Cut all connections; wait until no server knows a client, and each client was idle."""
     begin_s = time.monotonic()
     cut(table, *table.names)
-    wait_until(lambda: not any(server.participant.clients for server in table.servers()))
+    wait_until(lambda: not any(server.participant.memory.clients for server in table.servers()))
     wait_until(lambda: time.monotonic() > begin_s + 1.5 * CLIENT_TICK_S)
 
 
 def test_a_client_that_was_forgotten_goes_on_without_noticing(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rdht.participant.RESUME_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("rdht.memory.RESUME_TIMEOUT_S", 0.01)
     client = table.client()
     client.put(KEY, b"one")
     session = client._session()
@@ -195,18 +198,14 @@ def test_a_client_that_was_forgotten_goes_on_without_noticing(
 def test_what_a_forgotten_client_had_in_flight_is_unknown(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rdht.participant.RESUME_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("rdht.memory.RESUME_TIMEOUT_S", 0.01)
     holder = ByHand(table)
     holder.vote(holder.requests(PUT))
     client = table.client()
     with ThreadPoolExecutor(1) as pool:
         putting = pool.submit(client.put, KEY, b"late")
-        wait_until(
-            lambda: (
-                len(table[table.ring.lock_order[table.ring.range_of(KEY)][0]].participant._queues)
-                == 1
-            )
-        )
+        asked_first = table.ring.lock_order[table.ring.range_of(KEY)][0]
+        wait_until(lambda: len(table[asked_first].participant.locks.queues) == 1)
         monkeypatch.setattr("rdht.session.RECONNECT_PAUSE_S", 0.3)
         first = next(iter(client._sessions))
         for name in table.names:
@@ -215,7 +214,11 @@ def test_what_a_forgotten_client_had_in_flight_is_unknown(
         incarnation = first._incarnation
         cut_client(table, incarnation)
         wait_until(
-            lambda: not any(incarnation in server.participant.clients for server in table.servers())
+            lambda: (
+                not any(
+                    incarnation in server.participant.memory.clients for server in table.servers()
+                )
+            )
         )
         with pytest.raises(OutcomeError, match="put of key b'key'"):
             putting.result(PATIENCE_S)
@@ -338,7 +341,7 @@ def test_another_key_range_is_told_to_whoever_runs_a_command(
 def test_a_full_queue_is_tried_again_until_there_is_room(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rdht.participant.MAX_QUEUE", 1)
+    monkeypatch.setattr("rdht.locks.MAX_QUEUE", 1)
     refused: list[Reason] = []
     judge = Execution._judge_refusals
 
