@@ -10,14 +10,11 @@ up to a second that no cluster has.
 import asyncio
 import json
 import os
-import select
 import shutil
 import signal
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -25,16 +22,14 @@ from typing import Any
 
 import asyncssh
 
+from lab.errors import LabError
+from lab.processes import end, everyone
+
 ADDRESS = "127.0.0.1"
 MARK = "RDHT_LAB"
 READY_TIMEOUT_S = 20.0
-STOP_TIMEOUT_S = 5.0
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"  # as sshd gives it
 _PIECE_BYTES = 64 * 1024
-
-
-class LabError(Exception):
-    """The lab cannot be brought up or down; the text says why."""
 
 
 def up(folder: Path, ports: dict[str, int]) -> bool:
@@ -94,28 +89,11 @@ def down(folder: Path) -> bool:
     """End the hosts and everything that runs on them, and remove their files; was there any?"""
     config = _config(folder)
     for number in (signal.SIGTERM, signal.SIGKILL):
-        while config and (pids := _marked(config["mark"])) and _end(pids, number):
+        while config and (pids := _marked(config["mark"])) and end(pids, number):
             pass  # a process that was ended may have started another one just before
     existed = folder.exists()
     shutil.rmtree(folder, ignore_errors=True)
     return existed
-
-
-def _end(pids: Iterable[int], number: signal.Signals) -> bool:
-    """Signal processes and wait until they are gone; False if some are not in time."""
-    waiting = []
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            waiting.append(os.pidfd_open(pid))
-            signal.pidfd_send_signal(waiting[-1], number)
-    deadline_s = time.monotonic() + STOP_TIMEOUT_S
-    while waiting and (left_s := deadline_s - time.monotonic()) > 0:
-        for gone in select.select(waiting, [], [], left_s)[0]:
-            waiting.remove(gone)
-            os.close(gone)
-    for descriptor in waiting:
-        os.close(descriptor)
-    return not waiting
 
 
 def _config(folder: Path) -> dict[str, Any] | None:
@@ -130,12 +108,11 @@ def _marked(mark: str) -> dict[int, list[str]]:
     """Return the processes that bear the mark: pid and command line, without zombies."""
     found = {}
     needle = f"{MARK}={mark}".encode()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            with suppress(OSError):
-                if needle in (entry / "environ").read_bytes().split(b"\0"):
-                    argv = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-                    found[int(entry.name)] = argv
+    for entry in everyone():
+        with suppress(OSError):
+            if needle in (entry / "environ").read_bytes().split(b"\0"):
+                argv = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                found[int(entry.name)] = argv
     return found
 
 

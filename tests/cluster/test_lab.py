@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lab import loopback
+from lab.errors import LabError
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_a_killed_lab_is_cleared_by_the_next_one(folder: Path, ports: dict[str, 
 def test_a_port_in_use_is_named(folder: Path, ports: dict[str, int]) -> None:
     with (
         socket.create_server(("127.0.0.1", ports["pi1"])),
-        pytest.raises(loopback.LabError, match=f"pi1: port {ports['pi1']}"),
+        pytest.raises(LabError, match=f"pi1: port {ports['pi1']}"),
     ):
         loopback.up(folder, ports)
     assert not folder.exists()

@@ -1,0 +1,5 @@
+"""What can go wrong when hosts are made on this machine."""
+
+
+class LabError(Exception):
+    """The lab cannot be brought up or down; the text says why and what to do."""
