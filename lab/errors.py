@@ -3,3 +3,7 @@
 
 class LabError(Exception):
     """The lab cannot be brought up or down; the text says why and what to do."""
+
+
+class ChoiceError(LabError):
+    """A lab that was asked for cannot be."""

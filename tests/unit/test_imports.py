@@ -181,6 +181,15 @@ def test_the_lab_stands_alone(module: str) -> None:
     assert {name for name in imports(module) if top(name) in OURS - {"lab"}} == set()
 
 
+@pytest.mark.parametrize("module", [name for name in within("lab") if name != "lab.loopback"])
+def test_a_lab_of_real_ssh_servers_needs_only_the_standard_library(module: str) -> None:
+    assert {top(name) for name in imports(module)} <= {*sys.stdlib_module_names, "lab"}
+
+
+def test_what_runs_in_a_host_needs_nothing_of_ours() -> None:
+    assert {top(name) for name in imports("lab.host_init")} <= sys.stdlib_module_names
+
+
 @pytest.mark.parametrize("module", within("tasks"))
 def test_no_task_file_imports_another(module: str) -> None:
     assert {name for name in imports(module) if name.startswith("tasks.")} == set()
