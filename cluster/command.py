@@ -15,7 +15,7 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task as invoke_task
 
-from cluster import inventory
+from cluster import inventory, namespace
 from cluster.console import Screen, print_json
 from cluster.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, ClusterError, UsageError
 from cluster.inventory import Cluster
@@ -28,6 +28,7 @@ LOGS = ROOT / "logs"
 STATE = ROOT / ".rdht"
 DEFAULT_CLUSTER = "pis"
 LAB = "lab"
+NETNS = "netns"
 _SELECTED = STATE / "cluster"
 _SHARED_OPTIONS: dict[str, tuple[Any, str]] = {
     "limit": (None, "hosts or groups, comma-separated (default: all)"),
@@ -55,11 +56,18 @@ def desk(cluster: Cluster) -> Path:
 
 
 def load_cluster(name: str) -> Cluster:
-    """Read the inventory of that name."""
+    """Read the inventory of that name: one that a lab has made for its hosts, else ours."""
     if not inventory.NAME.fullmatch(name):
         why = f"{name!r} names no inventory: use the name of a file in inventory/, such as lab"
         raise UsageError(why)
-    return inventory.load(_as_seen_from_here(INVENTORY / f"{name}.yaml"))
+    made = made_inventory(name)
+    path = made if made.exists() else INVENTORY / made.name
+    return inventory.load(_as_seen_from_here(path))
+
+
+def made_inventory(name: str) -> Path:
+    """Return where a lab that is not what the inventory of its name says leaves its own."""
+    return STATE / name / f"{name}.yaml"
 
 
 def _as_seen_from_here(path: Path) -> Path:
@@ -103,7 +111,9 @@ def cluster_task(takes: type | None = None, **texts: str) -> Callable[[Callable[
                 if takes:
                     values = {field.name: named.pop(field.name) for field in taken}
                     named["options"] = takes(**values)
-                return body(Operator(cluster, screen, dry_run=dry_run), **named)
+                # BEFORE the operator's first thread starts; a dry run connects to nothing.
+                with namespace.inside(None if dry_run else cluster.network_namespace):
+                    return body(Operator(cluster, screen, dry_run=dry_run), **named)
 
             _finish(Screen(json=json), act)
 

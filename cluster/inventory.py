@@ -64,6 +64,7 @@ class Cluster:
     known_hosts: Path
     hosts: tuple[Host, ...]
     groups: dict[str, tuple[str, ...]]
+    network_namespace: Path | None = None
 
     def limited(self, limit: str | None) -> "Cluster":
         """Return the cluster with only the hosts and groups that `limit` names, comma-separated."""
@@ -154,7 +155,7 @@ def load(path: Path) -> Cluster:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InventoryError(path, line, "YAML", str(error.problem)) from error
-    top = _Reader(path, root, "", ["known_hosts", "defaults", "hosts", "groups"])
+    top = _Reader(path, root, "", _FIELDS)
     defaults = _host_fields(_Reader(path, top.values.get("defaults"), "defaults", _HOST_FIELDS))
     hosts_reader = _Reader(path, top.values.get("hosts"), "hosts", [])
     hosts = tuple(_host(hosts_reader, name, defaults) for name in hosts_reader.values)
@@ -164,10 +165,13 @@ def load(path: Path) -> Cluster:
     known_hosts = path.with_suffix(".known_hosts")
     if "known_hosts" in top.values:
         known_hosts = _path(top, "known_hosts")
+    namespace = _path(top, "network_namespace") if "network_namespace" in top.values else None
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return Cluster(path.stem, path, digest, known_hosts, hosts, _groups(path, top, hosts))
+    groups = _groups(path, top, hosts)
+    return Cluster(path.stem, path, digest, known_hosts, hosts, groups, namespace)
 
 
+_FIELDS = ["known_hosts", "network_namespace", "defaults", "hosts", "groups"]
 _HOST_FIELDS = [field.name for field in fields(Host) if field.name != "name"]
 
 

@@ -89,6 +89,33 @@ def test_an_inventory_is_named_as_seen_from_where_one_stands(
     assert load_cluster("lab").path.read_text(encoding="utf-8") == INVENTORY
 
 
+def test_what_a_lab_made_for_its_hosts_goes_before_the_inventory(checkout: Path) -> None:
+    made = command.made_inventory("lab")
+    made.parent.mkdir(parents=True)
+    made.write_text("hosts: {pi9: {address: a}}\n", encoding="utf-8")
+    cluster = load_cluster("lab")
+    assert (cluster.name, cluster.path) == ("lab", Path(".rdht/lab/lab.yaml"))
+    assert [host.name for host in cluster.hosts] == ["pi9"]
+
+
+def test_a_clusters_network_namespace_is_entered_unless_on_a_dry_run(
+    checkout: Path, type_line: Callable[..., Typed]
+) -> None:
+    @cluster_task()
+    def work(operator: Operator) -> None:
+        """Work."""
+        operator.screen.note("was here")
+
+    path = checkout / "inventory" / "pis.yaml"
+    path.write_text("network_namespace: nowhere\n" + INVENTORY, encoding="utf-8")
+    refused = type_line(work)
+    assert refused.code == 1
+    assert "was here" not in refused.out
+    assert "there is no network namespace inventory/nowhere" in refused.err
+    assert len(refused.err.splitlines()) == 1
+    assert "was here" in type_line(work, "--dry-run").out
+
+
 def test_a_task_gets_a_screen_and_its_options(type_line: Callable[..., Typed]) -> None:
     @task(name="whom to greet")
     def work(screen: Screen, *, name: str = "nobody") -> None:

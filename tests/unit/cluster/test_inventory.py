@@ -11,6 +11,7 @@ import yaml
 from cluster import inventory
 from cluster.errors import EXIT_USAGE, InventoryError, UsageError
 from cluster.inventory import Cluster, Gateway, Host
+from lab.netns import addresses
 
 INVENTORY = Path(__file__).parents[3] / "inventory"
 Load = Callable[[str], Cluster]
@@ -252,6 +253,12 @@ hosts:
     "a tab that indents": ("hosts:\n\tpi1:\n", 2, "YAML", [r"'\t'"]),
     "a colon too many": ("hosts:\n  pi1: address: x\n", 2, "YAML", ["not allowed here"]),
     "a control character": ("hosts:\n  pi1:\n    address: a\x07b\n", 3, "YAML", []),
+    "a network namespace that is a number": (
+        "network_namespace: 7\n" + ONE_HOST,
+        1,
+        "network_namespace",
+        ["7", "a path"],
+    ),
     "known_hosts that is a list": (
         "known_hosts: [a]\n" + ONE_HOST,
         1,
@@ -337,6 +344,9 @@ def test_paths_are_relative_to_the_file_or_to_the_home(
     assert cluster.hosts[0].identity_file == Path("/home/me/.ssh/id")
     assert cluster.hosts[1].identity_file == tmp_path / "keys/id"
     assert load(ONE_HOST).known_hosts == tmp_path / "shelf.known_hosts"
+    assert load(ONE_HOST).network_namespace is None
+    inner = load("network_namespace: run/operator\n" + ONE_HOST).network_namespace
+    assert inner == tmp_path / "run" / "operator"
 
 
 def test_the_digest_tells_one_file_from_another(load: Load) -> None:
@@ -390,8 +400,11 @@ def test_servers_have_names_and_ports_of_their_own() -> None:
 
 
 def test_the_inventories_that_come_along_are_right() -> None:
-    pis, lab = (inventory.load(INVENTORY / name) for name in ("pis.yaml", "lab.yaml"))
+    names = ("pis.yaml", "lab.yaml", "netns.yaml")
+    pis, lab, netns = (inventory.load(INVENTORY / name) for name in names)
     assert [host.name for host in pis.hosts] == [host.name for host in lab.hosts]
+    assert {host.name: host.address for host in netns.hosts} == addresses(5)
+    assert netns.network_namespace == INVENTORY.parent / ".rdht" / "netns" / "operator"
     assert [host.address for host in pis.hosts] == [f"pi{number}.local" for number in range(1, 6)]
     assert {host.address for host in lab.hosts} == {"127.0.0.1"}
     assert len({host.ssh_port for host in lab.hosts}) == len(lab.hosts)
@@ -399,9 +412,10 @@ def test_the_inventories_that_come_along_are_right() -> None:
 
 def test_pis_yaml_documents_every_field() -> None:
     text = (INVENTORY / "pis.yaml").read_text(encoding="utf-8")
-    for field in fields(Host):
-        if field.name != "name":
-            assert re.search(rf"^[ #]*{field.name}:", text, re.MULTILINE), field.name
+    of_cluster = {"known_hosts", "network_namespace", "hosts", "groups"}
+    assert of_cluster <= {field.name for field in fields(Cluster)}
+    for name in {field.name for field in fields(Host)} - {"name"} | of_cluster:
+        assert re.search(rf"^[ #]*{name}:", text, re.MULTILINE), name
 
 
 def test_pis_yaml_tells_the_defaults_that_there_are() -> None:
