@@ -1,48 +1,131 @@
 """lab.up, lab.status, lab.down."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from cluster.command import LAB, STATE, load_cluster, select_cluster, selected_cluster, task
+import yaml
+
+from cluster import inventory
+from cluster.command import (
+    INVENTORY,
+    LAB,
+    NETNS,
+    STATE,
+    load_cluster,
+    made_inventory,
+    select_cluster,
+    selected_cluster,
+    task,
+)
 from cluster.console import Screen
-from lab import loopback
+from cluster.errors import ClusterError, UsageError
+from lab import loopback, netns
+from lab.errors import ChoiceError, LabError
 from tasks import bring_up
 
 _BEFORE = STATE / "cluster.before-lab"
+_HOSTS = 5
 
 
-@task()
-def up(screen: Screen) -> dict[str, Any]:
-    """Bring up five hosts on this machine, and use them."""
-    ports = _ports()
-    made = bring_up(ports)
-    before = selected_cluster()
-    if before != LAB:
-        _BEFORE.write_text(before + "\n", encoding="utf-8")
-        select_cluster(LAB)
-    screen.note(
-        f"lab: {len(ports)} hosts {'are up' if made else 'were up already'}; tasks act on them now"
-    )
-    return {"hosts": ports}
+@task(
+    kind="loopback, or netns: real sshd and links; needs root",
+    hosts="netns: how many",
+    rate="netns: how fast each link is",
+)
+def up(
+    screen: Screen, *, kind: str = "loopback", hosts: int = _HOSTS, rate: str = netns.DEFAULT_RATE
+) -> dict[str, Any]:
+    """Bring up hosts on this machine, and use them."""
+    found: dict[str, Any]
+    match kind:
+        case "loopback":
+            if (hosts, rate) != (_HOSTS, netns.DEFAULT_RATE):
+                why = "--hosts and --rate are for --kind netns: the loopback lab has no choice"
+                raise UsageError(why)
+            found = _ports()
+            made = bring_up(found)
+            _use(LAB)
+        case "netns":
+            found, made = _bring_up_netns(hosts, rate)
+            _use(NETNS)
+        case _:
+            why = f"--kind {kind} is neither loopback nor netns"
+            raise UsageError(why)
+    state = "are up" if made else "were up already"
+    screen.note(f"lab: {len(found)} hosts {state}; tasks act on them now")
+    return {"hosts": found}
 
 
 @task()
 def status(screen: Screen) -> dict[str, Any]:
-    """Show whether these hosts are up."""
-    state = loopback.status(STATE / LAB)
-    rows = [[host, str(port), "up" if state else "down"] for host, port in _ports().items()]
-    screen.table(["host", "ssh port", "state"], rows)
-    return {"up": state is not None, **(state or {})}
+    """Show which of these hosts are up."""
+    here = loopback.status(STATE / LAB)
+    rows: list[list[object]] = [
+        ["loopback", host, f"{loopback.ADDRESS}:{port}", "up" if here else "down", None, None]
+        for host, port in _ports().items()
+    ]
+    with _lab_errors():
+        there = netns.status(STATE / NETNS)
+    for host, found in there["hosts"].items() if there else ():
+        state = "up" if found["power"] else "without power"
+        cable = "in" if found["cable"] else "out"
+        rows.append(["netns", host, f"{found['address']}:22", state, cable, found["rate"]])
+    screen.table(["lab", "host", "ssh", "state", "cable", "rate"], rows)
+    if there:
+        screen.note(f"The operator's network namespace is {there['operator']}.")
+    return {"loopback": here, "netns": there}
 
 
 @task()
 def down(screen: Screen) -> dict[str, Any]:
     """Take these hosts down, with all that is on them."""
     was_up = loopback.down(STATE / LAB)
+    with _lab_errors():
+        was_up |= netns.down(STATE / NETNS)
     if _BEFORE.exists():
         select_cluster(_BEFORE.read_text(encoding="utf-8").strip())
         _BEFORE.unlink()
     screen.note(f"lab: {'down' if was_up else 'was not up'}; tasks act on {selected_cluster()} now")
     return {"was_up": was_up}
+
+
+def _use(cluster: str) -> None:
+    """Select a lab, and remember what was selected before there was any."""
+    before = selected_cluster()
+    if before not in (LAB, NETNS):
+        _BEFORE.write_text(before + "\n", encoding="utf-8")
+    select_cluster(cluster)
+
+
+def _bring_up_netns(count: int, rate: str) -> tuple[dict[str, str], bool]:
+    """Make the hosts of the lab's inventory, or that many; these get an inventory of their own."""
+    ours = inventory.load(INVENTORY / f"{NETNS}.yaml").hosts
+    with _lab_errors():
+        hosts = {host.name: host.address for host in ours}
+        if count != len(hosts):
+            hosts = netns.addresses(count)
+        made = netns.up(STATE / NETNS, hosts, rate)
+    path = made_inventory(NETNS)
+    if count != len(ours) and not path.exists():
+        document = {
+            "known_hosts": "known_hosts",
+            "network_namespace": "operator",
+            "defaults": {"identity_file": "id_ed25519"},
+            "hosts": {host: {"address": address} for host, address in hosts.items()},
+        }
+        path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    return hosts, made
+
+
+@contextmanager
+def _lab_errors() -> Iterator[None]:
+    try:
+        yield
+    except ChoiceError as error:
+        raise UsageError(str(error)) from error
+    except LabError as error:
+        raise ClusterError(str(error)) from error
 
 
 def _ports() -> dict[str, int]:
