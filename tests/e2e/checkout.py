@@ -2,8 +2,8 @@
 
 import json
 import os
-import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from cluster import inventory
+from cluster.inventory import Cluster
+from cluster.namespace import inside
+from lab import processes
+from lab.links import RUN_NETNS, Names
 
 ROOT = Path(__file__).resolve().parents[2]
 LEFT_OUT = shutil.ignore_patterns(
@@ -34,26 +40,27 @@ class Outcome:
 
 
 class Checkout:
-    """A user's clone of the repository."""
+    """A user's clone of the repository, who works with one kind of lab: `lab` or `netns`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cluster: str = "lab") -> None:
         self.folder = folder
-        self.inventory = folder / "inventory" / "lab.yaml"
-        self.lab = folder / ".rdht" / "lab"
+        self.cluster = cluster
+        self.inventory = folder / "inventory" / f"{cluster}.yaml"
+        self.lab = folder / ".rdht" / cluster
 
-    def start(self, *words: str, cluster: str = "lab") -> "subprocess.Popen[str]":
+    def start(self, *words: str, cluster: str | None = None) -> "subprocess.Popen[str]":
         """Start fab without waiting for it."""
         return subprocess.Popen(
             [sys.executable, "-m", "fabric", *words],
             cwd=self.folder,
-            env={**os.environ, "RDHT_CLUSTER": cluster},
+            env={**os.environ, "RDHT_CLUSTER": cluster or self.cluster},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def fab(self, *words: str, code: int = 0, cluster: str = "lab") -> Outcome:
+    def fab(self, *words: str, code: int = 0, cluster: str | None = None) -> Outcome:
         """Run fab; fail the test unless it ends with the exit code."""
         with self.start(*words, cluster=cluster) as process:
             stdout, stderr = process.communicate(timeout=120)
@@ -84,20 +91,33 @@ class Checkout:
 
     def home(self, host: str) -> Path:
         """Return a lab host's folder of this cluster."""
-        return self.lab / host / "home" / "rdht" / "lab"
+        return self.lab / host / "home" / "rdht" / self.cluster
 
     def pid(self, host: str, role: str) -> int:
-        """Return the process id of a host's server or client in the latest run."""
+        """Return the process id, here, of a host's server or client in the latest run."""
         record = self.home(host) / "runs" / self.latest() / f"{role}.process.json"
-        return int(json.loads(record.read_text(encoding="utf-8"))["pid"])
+        there = int(json.loads(record.read_text(encoding="utf-8"))["pid"])
+        if self.cluster != "netns":
+            return there
+        namespace = RUN_NETNS / Names.of(self.lab).host(host)
+        return next(pid for pid in processes.inside([namespace]) if _pid_inside(pid) == there)
 
     def ports(self) -> dict[str, dict[str, int]]:
         """Return each host's ssh_port and server_port."""
-        text = self.inventory.read_text(encoding="utf-8")
-        rows = re.findall(r"(pi\d):\n\s+ssh_port: (\d+)\n\s+server_port: (\d+)", text)
         return {
-            host: {"ssh_port": int(ssh), "server_port": int(server)} for host, ssh, server in rows
+            host.name: {"ssh_port": host.ssh_port, "server_port": host.server_port}
+            for host in self._inventory().hosts
         }
+
+    def connect(self, name: str) -> socket.socket:
+        """Connect to a host's server as the operator's desk would."""
+        cluster = self._inventory()
+        host = next(host for host in cluster.hosts if host.name == name)
+        with inside(cluster.network_namespace):
+            return socket.create_connection((host.address, host.server_port), timeout=10)
+
+    def _inventory(self) -> Cluster:
+        return inventory.load(self.inventory)
 
     def secret(self) -> str:
         """Return the digits of the lab's secret."""
@@ -129,3 +149,11 @@ class Checkout:
                 return
             time.sleep(0.05)  # polling to the deadline
         pytest.fail("the clients did not report")
+
+
+def _pid_inside(pid: int) -> int:
+    """Return the number of a process as its own host counts."""
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("NSpid:"):
+            return int(line.split()[-1])
+    pytest.fail(f"process {pid} has no number")

@@ -9,29 +9,34 @@ from contextlib import suppress
 
 import pytest
 
+from lab.links import Names
 from tests.e2e.checkout import LEFT_OUT, ROOT, Checkout
 
 
 @pytest.fixture(scope="session")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A copy of the working tree whose lab uses free ports."""
+def checkout(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Checkout:
+    """A copy of the working tree for one kind of lab, by default the loopback one."""
     folder = tmp_path_factory.mktemp("clone") / "rdht"
     shutil.copytree(ROOT, folder, ignore=LEFT_OUT)
-    made = Checkout(folder)
-    text = made.inventory.read_text(encoding="utf-8")
-    for port in re.findall(r"_port: (\d+)", text):
-        text = text.replace(f"_port: {port}\n", f"_port: {_free_port()}\n")
-    made.inventory.write_text(text, encoding="utf-8")
+    made = Checkout(folder, getattr(request, "param", "lab"))
+    if made.cluster == "lab":  # its hosts share this machine's ports
+        text = made.inventory.read_text(encoding="utf-8")
+        for port in re.findall(r"_port: (\d+)", text):
+            text = text.replace(f"_port: {port}\n", f"_port: {_free_port()}\n")
+        made.inventory.write_text(text, encoding="utf-8")
     return made
 
 
 @pytest.fixture(scope="module")
 def lab(checkout: Checkout) -> Iterator[Checkout]:
     """The checkout with its lab up and the code deployed; down again after the module."""
-    checkout.fab("lab.up", "deploy")
+    kind = [] if checkout.cluster == "lab" else ["--kind", checkout.cluster]
+    checkout.fab("lab.up", *kind, "deploy")
     yield checkout
     checkout.fab("lab.down")
     assert checkout.processes() == []
+    assert not checkout.lab.exists()
+    assert Names.of(checkout.lab).existing() == []
 
 
 @pytest.fixture
