@@ -93,6 +93,8 @@ def down(screen: Screen) -> dict[str, Any]:
 def _use(cluster: str) -> None:
     """Select a lab, and remember what was selected before there was any."""
     before = selected_cluster()
+    if before == cluster:
+        return
     if before not in (LAB, NETNS):
         _BEFORE.write_text(before + "\n", encoding="utf-8")
     select_cluster(cluster)

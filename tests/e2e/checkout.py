@@ -49,11 +49,14 @@ class Checkout:
         self.lab = folder / ".rdht" / cluster
 
     def start(self, *words: str, cluster: str | None = None) -> "subprocess.Popen[str]":
-        """Start fab without waiting for it."""
+        """Start fab without waiting for it; with an empty `cluster` on what is selected."""
         return subprocess.Popen(
             [sys.executable, "-m", "fabric", *words],
             cwd=self.folder,
-            env={**os.environ, "RDHT_CLUSTER": cluster or self.cluster},
+            env={
+                **os.environ,
+                "RDHT_CLUSTER": self.cluster if cluster is None else cluster,
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,0 +1,66 @@
+"""lab.up, lab.status and lab.down as typed, with the netns lab."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.checkout import Checkout
+from tests.needs import NETNS
+
+pytestmark = [
+    NETNS,
+    pytest.mark.parametrize("checkout", ["netns"], indirect=True, scope="session"),
+]
+
+
+@pytest.fixture
+def down(checkout: Checkout) -> Iterator[Checkout]:
+    """The checkout before any lab, and without one after the test."""
+    yield checkout
+    checkout.fab("lab.down")
+    assert not checkout.lab.exists()
+
+
+def test_the_lab_has_as_many_hosts_as_were_asked_for(down: Checkout) -> None:
+    selected = down.folder / ".rdht" / "cluster"
+    words = ["lab.up", "--kind", "netns", "--hosts", "2", "--rate", "50mbit"]
+    shown = down.fab(*words, "check", cluster="").stdout
+    assert "lab: 2 hosts are up" in shown
+    assert "cluster netns · 2 hosts · .rdht/netns/netns.yaml" in shown
+    assert "All hosts are fit." in shown
+    assert selected.read_text(encoding="utf-8") == "netns\n"
+    again = down.fab(*words, cluster="").stdout
+    assert "2 hosts were up already" in again
+    hosts = down.json("lab.status")["netns"]["hosts"]
+    assert [(name, host["rate"]) for name, host in hosts.items()] == [
+        *(("pi1", "50mbit"), ("pi2", "50mbit")),
+    ]
+    refusal = down.fab("lab.up", "--kind", "netns", code=1).stderr
+    assert "2 hosts at 50mbit is up" in refusal
+    assert refusal.strip().count("\n") == 0
+    assert "tasks act on pis now" in down.fab("lab.down", cluster="").stdout
+    assert selected.read_text(encoding="utf-8") == "pis\n"
+    assert not down.json("lab.down")["was_up"]
+
+
+def test_without_its_lab_the_cluster_cannot_be_reached(down: Checkout) -> None:
+    error = down.fab("check", code=1).stderr
+    assert "fab lab.up --kind netns" in error
+    assert error.strip().count("\n") == 0
+    assert "would check on pi5" in down.fab("check", "--dry-run").stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--kind", "nets"),
+        ("--kind", "netns", "--hosts", "0"),
+        ("--kind", "netns", "--rate", "fast"),
+        ("--hosts", "7"),
+        ("--rate", "10mbit"),
+    ],
+)
+def test_a_lab_that_cannot_be(checkout: Checkout, words: tuple[str, ...]) -> None:
+    error = checkout.fab("lab.up", *words, code=2).stderr
+    assert error.strip().count("\n") == 0
+    assert not checkout.lab.exists()
