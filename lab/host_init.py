@@ -56,12 +56,12 @@ def power(folder: str, name: str, sshd: str) -> int:
 def boot(folder: str, name: str, sshd: str) -> int:
     """Be process 1: make the host's world, keep sshd, take in orphans, shut down on a reboot."""
     os.chdir(folder)  # BEFORE anything is mounted over its path: `.` stays what it is
+    os.umask(0o022)  # whatever the operator's is
     Path("boot_id").write_bytes(Path("/proc/sys/kernel/random/uuid").read_bytes())
     _libc.sethostname(name.encode(), len(name))
     _make_world()
     _use_cubic()
     os.chdir("/")
-    os.umask(0o022)
     environment = {"PATH": _PATH, "LANG": "C.UTF-8"}
     signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup or & would have it ignored
     daemon = os.posix_spawn(sshd, [sshd, "-D", "-e"], environment)

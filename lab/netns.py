@@ -121,6 +121,8 @@ def _mistake(hosts: Mapping[str, str], rate: str) -> str | None:
             usable = False
         if not usable:
             return f"{name}: {address} is no address of {NETWORK} beside the operator's {OPERATOR}"
+    if len(set(hosts.values())) < len(hosts):
+        return f"two hosts have one address: {', '.join(hosts.values())}"
     return None
 
 

@@ -42,6 +42,7 @@ def test_a_number_of_hosts_that_cannot_be(count: int) -> None:
         ({"pi1": "10.78.0.11"}, "1gbit", r"pi1: 10\.78\.0\.11 is no address of 10\.77\.0\.0/24"),
         ({"pi1": "10.77.0.1"}, "1gbit", "beside the operator's"),
         ({"pi1": "pi1.local"}, "1gbit", "is no address"),
+        ({"pi1": "10.77.0.11", "pi2": "10.77.0.11"}, "1gbit", "two hosts have one address"),
     ],
 )
 def test_a_lab_that_cannot_be(tmp_path: Path, hosts: dict[str, str], rate: str, why: str) -> None:
