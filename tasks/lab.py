@@ -25,22 +25,21 @@ from lab.errors import ChoiceError, LabError
 from tasks import bring_up
 
 _BEFORE = STATE / "cluster.before-lab"
-_HOSTS = 5
 
 
 @task(
     kind="loopback, or netns: real sshd and links; needs root",
-    hosts="netns: how many",
+    hosts="netns: how many (default: the five of inventory/netns.yaml)",
     rate="netns: how fast each link is",
 )
 def up(
-    screen: Screen, *, kind: str = "loopback", hosts: int = _HOSTS, rate: str = netns.DEFAULT_RATE
+    screen: Screen, *, kind: str = "loopback", hosts: int = 0, rate: str = netns.DEFAULT_RATE
 ) -> dict[str, Any]:
     """Bring up hosts on this machine, and use them."""
     found: dict[str, Any]
     match kind:
         case "loopback":
-            if (hosts, rate) != (_HOSTS, netns.DEFAULT_RATE):
+            if (hosts, rate) != (0, netns.DEFAULT_RATE):
                 why = "--hosts and --rate are for --kind netns: the loopback lab has no choice"
                 raise UsageError(why)
             found = _ports()
@@ -105,11 +104,11 @@ def _bring_up_netns(count: int, rate: str) -> tuple[dict[str, str], bool]:
     ours = inventory.load(INVENTORY / f"{NETNS}.yaml").hosts
     with _lab_errors():
         hosts = {host.name: host.address for host in ours}
-        if count != len(hosts):
+        if count not in (0, len(ours)):
             hosts = netns.addresses(count)
         made = netns.up(STATE / NETNS, hosts, rate)
     path = made_inventory(NETNS)
-    if count != len(ours) and not path.exists():
+    if count not in (0, len(ours)) and not path.exists():
         document = {
             "known_hosts": "known_hosts",
             "network_namespace": "operator",

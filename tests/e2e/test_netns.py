@@ -54,7 +54,7 @@ def test_without_its_lab_the_cluster_cannot_be_reached(down: Checkout) -> None:
     "words",
     [
         ("--kind", "nets"),
-        ("--kind", "netns", "--hosts", "0"),
+        ("--kind", "netns", "--hosts", "101"),
         ("--kind", "netns", "--rate", "fast"),
         ("--hosts", "7"),
         ("--rate", "10mbit"),
