@@ -6,7 +6,10 @@ from tasks import deploy, dev, experiment, hosts, lab, processes, results
 
 namespace = Collection(
     hosts.use,
+    hosts.setup,
+    hosts.trust,
     hosts.check,
+    hosts.reboot,
     deploy.deploy,
     deploy.rollback,
     deploy.releases,

@@ -4,24 +4,32 @@ Fabric's own Connection accepts any host key and reads no known_hosts. This one 
 keys that the inventory pins, for gateways too, and takes nothing from the user's ssh_config.
 """
 
-import base64
-import binascii
 import contextlib
-import hashlib
 import logging
+import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import fabric
 import paramiko
 
-from cluster.errors import CommandFailedError, HostError, HostKeyError, HostUnreachableError
+from cluster import hostkeys
+from cluster.errors import (
+    CommandFailedError,
+    HostError,
+    HostKeyError,
+    HostUnreachableError,
+    LoginRefusedError,
+)
+from cluster.hostkeys import HostKey, from_paramiko
 from cluster.inventory import Cluster, Host
 
 CONNECT_TIMEOUT_S = 10
 FETCH_TIMEOUT_S = 30  # without a byte
 SEND_BYTES = 32 * 1024
+AUTHORIZED_KEYS = ".ssh/authorized_keys"
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # its errors reach us as exceptions
 logging.getLogger("paramiko").propagate = False
@@ -36,11 +44,10 @@ class _PinnedOnly(paramiko.MissingHostKeyPolicy):
     def missing_host_key(
         self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey
     ) -> None:
-        del client
+        del client, hostname
         why = (
-            f"its host key is not pinned. It showed {key.get_name()} {fingerprint(key)}; if it is "
-            "what the machine itself prints for ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub, "
-            f"add this line to {self.known_hosts}: {hostname} {key.get_name()} {key.get_base64()}"
+            f"its host key is not pinned in {self.known_hosts}. It showed {key.get_name()} "
+            f"{from_paramiko(key).fingerprint}: compare, and pin it, with fab trust"
         )
         raise HostKeyError(why)
 
@@ -48,35 +55,35 @@ class _PinnedOnly(paramiko.MissingHostKeyPolicy):
 class Connection(fabric.Connection):  # type: ignore[misc]
     """An ssh connection to one host of the cluster."""
 
-    def __init__(self, cluster: Cluster, host: Host) -> None:
-        """Prepare the connection; it opens when first used."""
-        gateway = None
-        if host.gateway is not None:
-            through = Host(
-                f"the gateway of {host.name}",
-                host.gateway.address,
-                host.gateway.port,
-                host.gateway.user or host.user,
-                host.identity_file,
-            )
-            gateway = Connection(cluster, through)
-        identity = {"key_filename": str(host.identity_file)} if host.identity_file else {}
+    def __init__(self, cluster: Cluster, host: Host, password: str | None = None) -> None:
+        """Prepare the connection; it opens when first used.
+
+        With a `password` no key is tried at the host, only at its gateway.
+        """
+        identity: dict[str, Any] = {
+            "look_for_keys": host.identity_file is None and password is None,
+            "allow_agent": password is None,
+            "password": password,
+        }
+        if host.identity_file is not None and password is None:
+            identity["key_filename"] = str(host.identity_file)
         super().__init__(
             host.address,
             user=host.user,
             port=host.ssh_port,
-            gateway=gateway,
+            gateway=Connection(cluster, gateway) if (gateway := gateway_of(host)) else None,
             config=fabric.Config(ssh_config=paramiko.SSHConfig(), lazy=True),
             connect_timeout=CONNECT_TIMEOUT_S,
             connect_kwargs={
                 **identity,
-                "look_for_keys": host.identity_file is None,
                 "banner_timeout": CONNECT_TIMEOUT_S,
                 "auth_timeout": CONNECT_TIMEOUT_S,
             },
         )
+        self._name = host.name
         self._known_hosts = cluster.known_hosts
-        self._identity_file = host.identity_file
+        self._has_password = password is not None
+        self._identity_file = None if self._has_password else host.identity_file
         self._where = f"{host.address}:{host.ssh_port}"
         self.client.set_missing_host_key_policy(_PinnedOnly(cluster.known_hosts))
 
@@ -85,22 +92,24 @@ class Connection(fabric.Connection):  # type: ignore[misc]
         if self.is_connected:
             return
         if self._identity_file is not None and not self._identity_file.is_file():
-            why = f"there is no key {self._identity_file}: is identity_file right, or the lab down?"
+            why = f"there is no key {self._identity_file}: fab setup (for a lab: lab.up) makes it"
             raise HostError(why)
-        self._load_pins()
+        hostkeys.load(self._known_hosts, self.client.get_host_keys())
         try:
             super().open()
         except paramiko.BadHostKeyException as error:
+            pinned, shown = (from_paramiko(key) for key in (error.expected_key, error.key))
             why = (
-                f"its host key has changed: pinned is {fingerprint(error.expected_key)}, it showed "
-                f"{fingerprint(error.key)}. If you replaced or reinstalled the machine, take its "
-                f"old line out of {self._known_hosts}; if you did not, somebody is in between"
+                f"its host key has changed: pinned is {pinned.fingerprint}, it showed "
+                f"{shown.fingerprint}. If you replaced or reinstalled the machine: "
+                f"fab trust --replace --limit {self._name}; if you did not, somebody is in between"
             )
             raise HostKeyError(why) from error
-        except (paramiko.AuthenticationException, paramiko.PasswordRequiredException) as error:
-            why = f"ssh login as {self.user} at {self._where} was refused: is your key there?"
-            raise HostError(why) from error
         except (paramiko.SSHException, EOFError) as error:
+            if isinstance(error, paramiko.AuthenticationException) or self._waits_for_login:
+                what = "with the password" if self._has_password else "(fab setup brings your key)"
+                why = f"ssh login as {self.user} at {self._where} was refused {what}"
+                raise LoginRefusedError(why) from error
             why = f"ssh to {self._where}: {error or 'the connection ended'}"
             raise HostUnreachableError(why) from error
         except OSError as error:
@@ -111,13 +120,11 @@ class Connection(fabric.Connection):  # type: ignore[misc]
             self.transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.transport.set_keepalive(5)
 
-    def _load_pins(self) -> None:
-        if self._known_hosts.is_file():
-            try:
-                self.client.load_host_keys(str(self._known_hosts))
-            except (paramiko.SSHException, ValueError, binascii.Error) as error:
-                why = f"{self._known_hosts} is no file of host keys: {error}"
-                raise HostKeyError(why) from error
+    @property
+    def _waits_for_login(self) -> bool:
+        """Whether the host is there and its key is right, but we had nothing to log in with."""
+        transport = self.client.get_transport()
+        return transport is not None and transport.is_active() and not transport.authenticated
 
     def lines(
         self, command: str, stdin: bytes, timeout_s: float, sent: Callable[[int], None]
@@ -151,6 +158,27 @@ class Connection(fabric.Connection):  # type: ignore[misc]
             why = f"the connection to {self._where} was lost: {error or 'it ended'}"
             raise HostUnreachableError(why) from error
 
+    def authorize(self, line: str) -> None:
+        """Let a public key log in as this user; all other lines of authorized_keys stay."""
+        self.open()
+        try:
+            sftp = self.sftp()
+            with contextlib.suppress(OSError):  # it is there
+                sftp.mkdir(".ssh", 0o700)
+            text = ""
+            with contextlib.suppress(FileNotFoundError), sftp.open(AUTHORIZED_KEYS) as file:
+                text = file.read().decode(errors="surrogateescape")
+            if text and not text.endswith("\n"):
+                text += "\n"
+            temporary = f"{AUTHORIZED_KEYS}.{os.urandom(8).hex()}"
+            with sftp.open(temporary, "wx") as file:
+                sftp.chmod(temporary, 0o600)  # sshd trusts no file that others can write
+                file.write(f"{text}{line}\n".encode(errors="surrogateescape"))
+            sftp.posix_rename(temporary, AUTHORIZED_KEYS)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            why = f"cannot write {AUTHORIZED_KEYS} on the host: {error or 'the connection ended'}"
+            raise HostError(why) from error
+
     def fetch(
         self, remote: str, local: Path, size_bytes: int, received: Callable[[int], None]
     ) -> None:
@@ -180,10 +208,47 @@ class Connection(fabric.Connection):  # type: ignore[misc]
             raise HostError(why) from error
 
 
-def fingerprint(key: paramiko.PKey) -> str:
-    """Return a key's SHA-256 fingerprint as OpenSSH prints it."""
-    digest = hashlib.sha256(key.asbytes()).digest()
-    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+def gateway_of(host: Host) -> Host | None:
+    """Return the machine that ssh goes through to the host, as a host of its own."""
+    if host.gateway is None:
+        return None
+    user, address, port = host.gateway
+    return Host(f"the gateway of {host.name}", address, port, user or host.user, host.identity_file)
+
+
+def host_key(cluster: Cluster, host: Host, kinds: Collection[str]) -> HostKey:
+    """Return the key that a host shows, without logging in; its gateway's must be pinned.
+
+    A host that has several shows one of `kinds`, such as ssh-ed25519, if it can.
+    """
+    where = f"{host.address}:{host.ssh_port}"
+    gateway = gateway_of(host)
+    try:
+        with contextlib.ExitStack() as stack:
+            sock: socket.socket | paramiko.Channel
+            if gateway is None:
+                sock = socket.create_connection((host.address, host.ssh_port), CONNECT_TIMEOUT_S)
+            else:
+                connection = stack.enter_context(Connection(cluster, gateway))
+                connection.open()
+                target, source = (host.address, host.ssh_port), ("", 0)
+                sock = connection.transport.open_channel("direct-tcpip", target, source)
+            transport = stack.enter_context(contextlib.closing(paramiko.Transport(sock)))
+            options = transport.get_security_options()
+            options.key_types = sorted(options.key_types, key=lambda kind: _key(kind) not in kinds)
+            transport.start_client(timeout=CONNECT_TIMEOUT_S)
+            return from_paramiko(transport.get_remote_server_key())
+    except (paramiko.SSHException, EOFError) as error:
+        why = f"ssh to {where}: {error or 'the connection ended'}"
+        raise HostUnreachableError(why) from error
+    except OSError as error:
+        why = f"no connection to {where}: {_reason(error)}"
+        raise HostUnreachableError(why) from error
+
+
+def _key(algorithm: str) -> str:
+    """Return the kind of key that a signature algorithm works with."""
+    return "ssh-rsa" if algorithm.startswith("rsa-") else algorithm
 
 
 def _reason(error: OSError) -> str:

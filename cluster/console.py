@@ -18,7 +18,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TransferSpeedColumn,
 )
+from rich.prompt import Confirm, Prompt
 from rich.table import Table
+
+from cluster.errors import UsageError
 
 _FILE_COLUMNS = 160  # where there is no terminal to fit
 _COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
@@ -51,6 +54,20 @@ class Screen:
     def warn(self, text: str) -> None:
         """Say one thing that is not as it should be."""
         self.console.print(f"[yellow]{escape(text)}[/]")
+
+    def confirm(self, question: str, instead: str) -> bool:
+        """Ask for yes or no; UsageError where nobody can answer, with what to type `instead`."""
+        if not sys.stdin.isatty():
+            why = f"{question} There is no terminal to ask on: {instead}"
+            raise UsageError(why)
+        return Confirm.ask(escape(question), console=self.console, default=False)
+
+    def ask_password(self, prompt: str, instead: str) -> str:
+        """Ask for a password, which is not shown; UsageError as for `confirm`."""
+        if not sys.stdin.isatty():
+            why = f"{prompt}: there is no terminal to ask on: {instead}"
+            raise UsageError(why)
+        return Prompt.ask(escape(prompt), console=self.console, password=True)
 
     def plan(self, step: str, host: str, text: str) -> None:
         """Say what a step would run on a host."""

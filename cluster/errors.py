@@ -36,6 +36,10 @@ class HostUnreachableError(HostError):
     """No connection to the host."""
 
 
+class LoginRefusedError(HostError):
+    """The host takes none of our keys, or not the password."""
+
+
 class CommandFailedError(HostError):
     """A command ended on the host with an exit code other than 0."""
 
@@ -43,6 +47,10 @@ class CommandFailedError(HostError):
         """Say why, which is what the command said last."""
         super().__init__(why)
         self.exit_code_there = exit_code
+
+
+class PythonMissingError(HostError):
+    """The host has no Python to run a step with."""
 
 
 class HostKeyError(HostError):

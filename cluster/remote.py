@@ -14,7 +14,7 @@ from typing import Any
 
 import rdht.node
 from cluster.connection import Connection
-from cluster.errors import CommandFailedError, HostError
+from cluster.errors import CommandFailedError, HostError, PythonMissingError
 from cluster.inventory import Host
 
 STEP_TIMEOUT_S = 30.0
@@ -68,8 +68,11 @@ def lines(
             yield document
     except CommandFailedError as error:
         if error.exit_code_there == EXIT_NOT_FOUND:
-            why = f"{host.python} is not on the host: install Python 3.11, or set `python` for it"
-            raise HostError(why) from error
+            why = (
+                f"{host.python} is not on the host: fab setup --apt installs it, or set `python` "
+                "for the host in the inventory"
+            )
+            raise PythonMissingError(why) from error
         raise
     except ValueError as error:
         why = f"the host answered something that is no JSON object: {line[:200]!r}"

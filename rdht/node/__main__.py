@@ -20,6 +20,7 @@ COMMANDS = {
     "files.purge",
     "files.runs",
     "files.tail",
+    "power.reboot",
     "processes.ask",
     "processes.go",
     "processes.start",
@@ -30,6 +31,7 @@ COMMANDS = {
     "releases.probe",
     "releases.stage",
     "secret.put",
+    "setup.prepare",
 }
 
 

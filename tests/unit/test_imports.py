@@ -199,7 +199,10 @@ def test_the_list_of_tasks_needs_only_invoke_and_the_tasks() -> None:
     assert {top(name) for name in imports("fabfile")} == {"invoke", "tasks"}
 
 
-@pytest.mark.parametrize("library", ["fabric", "paramiko"])
-def test_one_module_alone_knows_ssh(library: str) -> None:
+@pytest.mark.parametrize(
+    ("library", "known_to"),
+    [("fabric", ["cluster.connection"]), ("paramiko", ["cluster.connection", "cluster.hostkeys"])],
+)
+def test_ssh_is_known_to_few(library: str, known_to: list[str]) -> None:
     users = [module for module in MODULES if library in map(top, imports(module))]
-    assert users == ["cluster.connection"]
+    assert users == known_to

@@ -93,7 +93,10 @@ def test_a_call_travels_with_its_code_and_needs_no_release(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("module", sorted({name.partition(".")[0] for name in COMMANDS}))
+# `power` would boot this machine again: it has a test of its own.
+@pytest.mark.parametrize(
+    "module", sorted({name.partition(".")[0] for name in COMMANDS} - {"power"})
+)
 def test_the_sources_come_in_the_order_of_their_imports(
     here: Callable[..., Any], module: str
 ) -> None:
@@ -103,6 +106,7 @@ def test_the_sources_come_in_the_order_of_their_imports(
         "facts": Call("facts.facts"),
         "processes": Call("processes.status"),
         "secret": Call("secret.put", {"replaces": None}, secret="a text"),
+        "setup": Call("setup.prepare"),
     }
     assert isinstance(here(harmless[module]), dict)
 

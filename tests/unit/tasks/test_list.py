@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[3]
 COLUMNS = 79
 TIMEOUT_S = 60.0
 TASKS = [
-    *("use", "check", "deploy", "rollback", "releases", "start-servers", "start-clients"),
+    *("use", "setup", "trust", "check", "reboot", "deploy", "rollback", "releases"),
+    *("start-servers", "start-clients"),
     *("stop", "status", "tail", "collect", "assemble", "clean", "run", "demo"),
     *("lab.up", "lab.status", "lab.down", "dev.check", "dev.fix", "dev.test"),
     "dev.simulate",
