@@ -1,0 +1,1 @@
+"""Side-by-side runs against what people would use instead; each module prints one table."""
