@@ -304,10 +304,17 @@ def test_a_recovered_yes_asks_nobody_until_its_range_has_come_back() -> None:
 
 
 @pytest.mark.parametrize("asked", [request(T1), spanning(T1)])
-def test_a_recovered_commit_is_applied_again(asked: Message) -> None:
-    participant = recovered([asked, Message(Status.PROCEED, T1)])
+@pytest.mark.parametrize("status", [Status.PROCEED, DONE])
+def test_a_recovered_commit_is_applied_again(asked: Message, status: Status) -> None:
+    participant = recovered([asked, Message(status, T1)])
     assert [entry.version for entry in table(participant).values()] == [1]
     assert participant.locks.holders == {}
+
+
+def test_a_recovered_abort_is_undone_again() -> None:
+    participant = recovered([request(T1), Message(Status.ABORT, T1)])
+    assert (table(participant), participant.locks.holders) == ({}, {})
+    assert participant.transactions == {}
 
 
 def essence(participant: Participant) -> object:
