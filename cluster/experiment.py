@@ -6,6 +6,7 @@ from typing import Any
 
 from cluster import health, processes, release, secret
 from cluster.collect import collect
+from cluster.deploy_lock import changing
 from cluster.errors import ClusterError
 from cluster.operator import Operator
 from cluster.options import ClientOptions, ServerOptions
@@ -14,6 +15,8 @@ from cluster.remote import Call
 from cluster.roster import roster
 from cluster.runs import Run
 from rdht.roster import parse
+
+CLOCK_FAR_OFF_S = 5.0  # more than the slowest host needs to answer
 
 
 def execute(  # noqa: PLR0913 - what an experiment is made of
@@ -31,9 +34,7 @@ def execute(  # noqa: PLR0913 - what an experiment is made of
     servers are stopped and the logs are collected.
     """
     with run.step("deploy"):
-        was = release.probe(operator)
-        secret.deliver(operator, desk, {host: answer["secret"] for host, answer in was.items()})
-        release.deploy(operator, built, was)
+        deploy(operator, built, desk)
     if any(processes.running(operator).values()):
         operator.screen.note("Stopping what still runs, so that the servers start empty.")
         processes.stop(operator, ["client", "server"]).require()
@@ -54,6 +55,33 @@ def execute(  # noqa: PLR0913 - what an experiment is made of
     problems += _wind_down(operator, run)
     run.note(problems=problems)
     return problems
+
+
+def deploy(
+    operator: Operator, built: Release, desk: Path, *, break_lock: bool = False
+) -> tuple[dict[str, str], list[str]]:
+    """Bring a release and the secret in the folder `desk` to all hosts that lack them.
+
+    Returns what became of each host's release, and the hosts that got the secret.
+    """
+    wanted = release.wanted(built, secret.digest(desk))
+    none = dict.fromkeys(("current", "previous", "secret", "lock"))
+    preview: dict[str, Any] = {**none, "staged": []}
+    with changing(operator, "deploy", wanted, preview, break_lock=break_lock) as was:
+        _warn_of_clocks(operator, was)
+        digests = {host: answer["secret"] for host, answer in was.items()}
+        delivered = secret.deliver(operator, desk, digests)
+        return release.deploy(operator, built, was), delivered
+
+
+def _warn_of_clocks(operator: Operator, answers: dict[str, dict[str, Any]]) -> None:
+    for host, answer in answers.items():
+        offset_s = answer.get("clock_offset_s", 0.0)
+        if abs(offset_s) > CLOCK_FAR_OFF_S:
+            operator.screen.warn(
+                f"{host}: its clock is {offset_s:+,.0f} s off this desk's, and so are the times of "
+                "its logs: enable NTP there (timedatectl set-ntp true)"
+            )
 
 
 def start_servers(operator: Operator, run: Run, options: ServerOptions) -> None:

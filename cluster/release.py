@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.deploy_lock import changing
 from cluster.errors import ClusterError, HostsFailedError
 from cluster.inventory import Host
 from cluster.operator import Operator
@@ -42,30 +43,27 @@ def build(root: Path) -> Release:
     return Release(name, files, gzip.compress(tar.getvalue(), mtime=0))
 
 
-def probe(operator: Operator) -> dict[str, dict[str, Any]]:
-    """Ask each host which releases and which secret it has; every host must answer."""
-    preview: dict[str, Any] = {"current": None, "previous": None, "staged": [], "secret": None}
-    before = operator.each("probe", Call("releases.probe"), preview=preview)
-    return before.require("Nothing was changed: every host keeps its release.")
+def wanted(release: Release, secret: str | None) -> dict[str, str | None]:
+    """Return what a host has once a release is deployed to it, and the secret of that digest."""
+    return {"current": release.name, "secret": secret}
 
 
 def deploy(operator: Operator, release: Release, was: dict[str, dict[str, Any]]) -> dict[str, str]:
     """Bring a release to all hosts and make it current, or leave all as they are.
 
-    `was` has what `probe` returned. Returns UNCHANGED or DEPLOYED a host.
+    `was` has what `deploy_lock.changing` yields. Returns UNCHANGED or DEPLOYED a host.
     """
     missing = {name for name, answer in was.items() if release.name not in answer["staged"]}
     if missing:
-        stage = Call(
-            "releases.stage", {"release": release.name, "files": release.files}, release.bundle
-        )
+
+        def stage(host: Host) -> Call | None:
+            if host.name not in missing:
+                return None
+            what = {"release": release.name, "files": release.files}
+            return _locked_call("releases.stage", what, was[host.name], release.bundle)
+
         with operator.screen.transfer("push", dict.fromkeys(missing, len(release.bundle))) as sent:
-            staged = operator.each(
-                "stage",
-                lambda host: stage if host.name in missing else None,
-                preview={},
-                sent=sent,
-            )
+            staged = operator.each("stage", stage, preview={}, sent=sent)
         staged.require("Nothing was flipped: every host keeps its old release.")
     flip(operator, release.name, was)
     return {
@@ -74,40 +72,54 @@ def deploy(operator: Operator, release: Release, was: dict[str, dict[str, Any]])
     }
 
 
-def rollback(operator: Operator, to: str | None) -> str:
+def rollback(operator: Operator, to: str | None, *, break_lock: bool = False) -> str:
     """Make an older release current on all hosts: `to`, or the one before; return its name."""
-    preview = {"current": "new", "previous": "old", "staged": ["old", "new"]}
-    before = operator.each("probe", Call("releases.probe"), preview=preview)
-    was = before.require("Nothing was changed.")
-    targets = {to or answer["previous"] for answer in was.values()}
-    target = targets.pop()
-    if targets or target is None:
-        why = "the hosts do not agree on a release before this one: name one with --to"
-        raise ClusterError(why)
-    lacking = [name for name, answer in was.items() if target not in answer["staged"]]
-    if lacking:
-        why = f"release {target} is not on {', '.join(lacking)}; fab releases lists what is there"
-        raise ClusterError(why)
-    flip(operator, target, was)
+    preview = {"current": "new", "previous": "old", "staged": ["old", "new"], "lock": None}
+    with changing(operator, "rollback", {"current": to}, preview, break_lock=break_lock) as was:
+        targets = {to or _before(answer) for answer in was.values()}
+        target = targets.pop()
+        if targets or target is None:
+            why = "the hosts do not agree on a release before this one: name one with --to"
+            raise ClusterError(why)
+        lacking = [name for name, answer in was.items() if target not in answer["staged"]]
+        if lacking:
+            hosts = ", ".join(lacking)
+            why = f"release {target} is not on {hosts}; fab releases lists what is there"
+            raise ClusterError(why)
+        flip(operator, target, was)
     return target
 
 
-def flip(operator: Operator, release: str, was: dict[str, dict[str, Any]]) -> None:
-    """Make a staged release current on all hosts; if one fails, take it back on all.
+def _before(answer: dict[str, Any]) -> str | None:
+    """Return the release before; a power cut in a flip leaves the current one as that."""
+    return answer["previous"] if answer["previous"] != answer["current"] else None
 
-    `was` has what each host answered to `releases.probe`.
+
+def flip(operator: Operator, release: str, was: dict[str, dict[str, Any]]) -> None:
+    """Make a staged release current on all hosts; if one fails, or on ^C, take it back on all.
+
+    `was` has what `deploy_lock.changing` yields.
     """
 
     def forward(host: Host) -> Call:
-        return _flip_call(release, was[host.name]["current"])
+        answer = was[host.name]
+        before = answer["previous" if answer["current"] == release else "current"]
+        return _flip_call(release, before, answer)
 
     def back(host: Host) -> Call:
-        return _flip_call(was[host.name]["current"], was[host.name]["previous"])
+        answer = was[host.name]
+        return _flip_call(answer["current"], answer["previous"], answer, undoes=release)
 
     changing = tuple(
-        host for host in operator.cluster.hosts if was[host.name]["current"] != release
+        host
+        for host in operator.cluster.hosts
+        if was[host.name]["current"] != release or was[host.name].get("token")
     )
-    flipped = operator.each("flip", forward, preview={}, hosts=changing)
+    try:
+        flipped = operator.each("flip", forward, preview={}, hosts=changing)
+    except BaseException:
+        operator.each("flip back", back, preview={}, hosts=changing)
+        raise
     if flipped.failures:
         # Also where the flip failed: it may have happened, and only its answer was lost.
         undone = operator.each("flip back", back, preview={}, hosts=changing)
@@ -116,5 +128,15 @@ def flip(operator: Operator, release: str, was: dict[str, dict[str, Any]]) -> No
         raise HostsFailedError(flipped.step, flipped.failures | undone.failures, consequence)
 
 
-def _flip_call(release: str | None, previous: str | None) -> Call:
-    return Call("releases.flip", {"release": release, "previous": previous})
+def _flip_call(
+    release: str | None, previous: str | None, answer: dict[str, Any], **more: str
+) -> Call:
+    what = {"release": release, "previous": previous, **more}
+    return _locked_call("releases.flip", what, answer)
+
+
+def _locked_call(
+    command: str, arguments: dict[str, Any], answer: dict[str, Any], payload: bytes = b""
+) -> Call:
+    """Return a call that a host refuses if its lock is no longer the one that was taken."""
+    return Call(command, {**arguments, "lock": answer.get("token")}, payload)

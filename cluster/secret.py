@@ -56,6 +56,12 @@ def deliver(operator: Operator, desk: Path, digests: Mapping[str, str | None]) -
     return lacking
 
 
+def digest(desk: Path) -> str | None:
+    """Return the SHA-256 of the desk's secret; None if it has none yet."""
+    text = _read(desk)
+    return hashlib.sha256(text.encode()).hexdigest() if text else None
+
+
 def compare(desk: Path, digests: Mapping[str, str | None]) -> dict[str, str]:
     """Tell whether each host's secret is the desk's: yes, no, or missing."""
     text = _read(desk)

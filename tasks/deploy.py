@@ -1,26 +1,24 @@
 """deploy, rollback, releases."""
 
-import getpass
 import json
-import socket
 from datetime import UTC, datetime
 from typing import Any
 
-from cluster import release, secret
+from cluster import deploy_lock, experiment, release
 from cluster.command import LOGS, ROOT, cluster_task, desk
 from cluster.errors import HostsFailedError
 from cluster.operator import Operator
 from cluster.remote import Call
 
+_BREAK_LOCK = "go on where somebody's deploy was left unfinished"
 
-@cluster_task()
-def deploy(operator: Operator) -> dict[str, Any]:
+
+@cluster_task(break_lock=_BREAK_LOCK)
+def deploy(operator: Operator, *, break_lock: bool = False) -> dict[str, Any]:
     """Push the code; it becomes current on all hosts or on none."""
     built = release.build(ROOT)
-    was = release.probe(operator)
-    digests = {host: answer["secret"] for host, answer in was.items()}
-    delivered = secret.deliver(operator, desk(operator.cluster), digests)
-    outcome = release.deploy(operator, built, was)
+    here = desk(operator.cluster)
+    outcome, delivered = experiment.deploy(operator, built, here, break_lock=break_lock)
     _note(operator, "deploy", built.name)
     rows = [[host, built.name, what] for host, what in outcome.items()]
     if not operator.dry_run:
@@ -28,10 +26,12 @@ def deploy(operator: Operator) -> dict[str, Any]:
     return {"release": built.name, "hosts": outcome, "secret_delivered": delivered}
 
 
-@cluster_task(to="the release to go back to (default: the one before)")
-def rollback(operator: Operator, to: str | None = None) -> dict[str, Any]:
+@cluster_task(to="the release to go back to (default: the one before)", break_lock=_BREAK_LOCK)
+def rollback(
+    operator: Operator, to: str | None = None, *, break_lock: bool = False
+) -> dict[str, Any]:
     """Go back to the release before, on all hosts."""
-    name = release.rollback(operator, to)
+    name = release.rollback(operator, to, break_lock=break_lock)
     _note(operator, "rollback", name)
     operator.screen.done(f"release {name} is current on all hosts")
     return {"release": name}
@@ -45,6 +45,8 @@ def releases(operator: Operator) -> dict[str, Any]:
     rows = []
     for host, answer in results.values.items():
         answer.pop("secret", None)  # its digest is nobody's business
+        if held := answer.pop("lock", None):
+            operator.screen.warn(f"{host}: deploy lock: {deploy_lock.describe(held)}")
         for name in reversed(answer["staged"]):
             marks = [mark for mark in ("current", "previous") if answer[mark] == name]
             rows.append([host, name, ", ".join(marks)])
@@ -60,7 +62,7 @@ def _note(operator: Operator, action: str, name: str) -> None:
         return
     entry = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "who": f"{getpass.getuser()}@{socket.gethostname()}",
+        "who": deploy_lock.who(),
         "cluster": operator.cluster.name,
         "action": action,
         "release": name,

@@ -11,7 +11,7 @@ import signal
 import sys
 from types import FrameType
 
-from rdht.node.host import Folders, NodeError
+from rdht.node.host import Folders, NodeError, explain
 
 COMMANDS = {
     "facts.check",
@@ -30,6 +30,7 @@ COMMANDS = {
     "releases.flip",
     "releases.probe",
     "releases.stage",
+    "releases.unlock",
     "secret.put",
     "setup.prepare",
 }
@@ -57,8 +58,7 @@ def main() -> None:
     except NodeError as error:
         answer = {"error": str(error)}
     except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        answer = {"error": f"{error.strerror or error}{where}"}
+        answer = {"error": explain(error)}
     print(json.dumps(answer), flush=True)
 
 

@@ -1,16 +1,23 @@
 """A host's folders, files and processes, as every step on it needs them.
 
-~/rdht/<cluster>/releases/<release>/   what was deployed
+~/rdht/<cluster>/releases/<release>/   what was deployed; <release>….tmp is half there, or half gone
                  current, previous     links to releases
+                 deploy.lock           who changes this just now
                  runs/<run>/           logs, results, and a record of each process
                  runs/<run>/data/      what durable servers keep
                  secret                who knows it may speak with the cluster's servers
 """
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import pwd
+import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +47,68 @@ class Folders:
         return self.runs / run
 
 
+@contextmanager
+def exclusively(folders: Folders) -> Iterator[None]:
+    """Let no other step change what is deployed of this cluster meanwhile."""
+    folders.base.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folders.base, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def explain(error: OSError) -> str:
+    """Say what the system refused, where, and what to do about it."""
+    what = error.strerror or str(error)
+    if error.filename is None:
+        return what
+    path = Path(os.fsdecode(error.filename))
+    place = next(each for each in (path, *path.parents) if os.access(each, os.F_OK))
+    what += f": {path}"
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            free_mb = shutil.disk_usage(place).free / 1e6
+            return f"{what}; {free_mb:.1f} MB are free there: fab clean removes collected runs"
+        case errno.EROFS:
+            return f"{what}: mount it writable; a card that turned read-only is worn out"
+        case errno.EACCES | errno.EPERM:
+            found = place.stat()
+            return (
+                f"{what}; {place} belongs to {_user(found.st_uid)}, mode {found.st_mode & 0o777:o},"
+                f" and this is {_user(os.geteuid())}: chown it back, or correct its mode"
+            )
+    return what
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"user {number}"
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in an error of the system that does not, as when a disk is full."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def write_json(path: Path, document: object) -> None:
     """Write a JSON file that is there whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(document) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    try:
+        with naming(path):
+            temporary.write_text(json.dumps(document) + "\n", encoding="utf-8")
+            temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -1,9 +1,10 @@
 """The cluster's secret on a host: put in place; no step ever reads it out."""
 
 import os
+from pathlib import Path
 from typing import Any
 
-from rdht.node.host import Folders, NodeError, secret_digest
+from rdht.node.host import Folders, NodeError, exclusively, naming, secret_digest
 
 
 def put(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[str, Any]:
@@ -11,19 +12,25 @@ def put(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[st
 
     The file is there whole or not at all, and nobody but its owner can read it at any moment.
     """
-    if secret_digest(folders) != arguments["replaces"]:
-        why = "its secret has just changed: does somebody else deploy? Try again"
-        raise NodeError(why)
-    folders.base.mkdir(parents=True, exist_ok=True)
-    temporary = folders.secret.with_name(f".secret.{os.urandom(8).hex()}")
+    with exclusively(folders):
+        if secret_digest(folders) != arguments["replaces"]:
+            why = "its secret has just changed: does somebody else deploy? Try again"
+            raise NodeError(why)
+        for left in folders.base.glob(".secret.*"):  # by a step that was cut off
+            left.unlink()
+        _write(folders.secret, arguments["secret"])
+    return {}
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(arguments["secret"])
+        with naming(path), os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(folders.secret)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return {}

@@ -58,6 +58,7 @@ FOR_CLUSTER = {
         "rdht.errors",
         "rdht.limits",
         "rdht.node",
+        "rdht.node.host",
         "rdht.profiles",
         "rdht.records",
         "rdht.ring",

@@ -1,131 +1,20 @@
-"""Releases: the bundle, and a deploy that reaches all hosts or none.
-
-The hosts are folders; what runs on them is the real node side, and a fake stands for ssh.
-"""
+"""Releases: the bundle, and a deploy that reaches all hosts or none."""
 
 import io
 import os
 import random
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster import release
-from cluster.errors import ClusterError, HostError, HostsFailedError
-from cluster.fanout import Results
-from cluster.inventory import Cluster, Host
+from cluster.errors import ClusterError, HostsFailedError
 from cluster.release import DEPLOYED, UNCHANGED, Release
-from cluster.remote import Call
 from rdht.node import releases
-from rdht.node.host import Folders
-
-SOURCES = {
-    "rdht/__init__.py": "",
-    "rdht/ring.py": "RING = 1\n",
-    "rdht/node/__main__.py": "print('node')\n",
-}
-BEFORE, AFTER = "before it was done", "after it was done"  # when a host fails
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes a source tree; each gets its own folder."""
-    made = iter(range(100))
-
-    def write(sources: Mapping[str, str] = SOURCES, *, reverse: bool = False) -> Path:
-        root = tmp_path / f"tree{next(made)}"
-        for name in sorted(sources, reverse=reverse):
-            path = root / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(sources[name], encoding="utf-8")
-        return root
-
-    return write
-
-
-class FakeScreen:
-    @contextmanager
-    def transfer(self, *_: object) -> Iterator[Callable[[str, int], None]]:
-        yield lambda *_: None
-
-
-class Shelf:
-    """Stands for an Operator: hosts in folders, which can fail in a step."""
-
-    def __init__(self, cluster: Cluster, homes: Path) -> None:
-        self.cluster = cluster
-        self.screen = FakeScreen()
-        self.dry_run = False
-        self.calls: list[tuple[str, str]] = []
-        self.failing: dict[tuple[str, str], str] = {}
-        self._homes = homes
-
-    def folders(self, host: str) -> Folders:
-        folders = Folders("shelf")
-        base = self._homes / host
-        for name in ("releases", "runs", "current", "previous", "secret"):
-            setattr(folders, name, base / name)
-        folders.base = base
-        return folders
-
-    def each(
-        self,
-        step: str,
-        call: Call | Callable[[Host], Call | None],
-        *,
-        hosts: tuple[Host, ...] | None = None,
-        **_: Any,
-    ) -> Results:
-        results = Results(step)
-        for host in self.cluster.hosts if hosts is None else hosts:
-            made = call if isinstance(call, Call) else call(host)
-            if made is None:
-                continue
-            self.calls.append((step, host.name))
-            failure = self.failing.pop((step, host.name), None)
-            module, _dot, function = made.command.partition(".")
-            assert module == "releases"
-            if failure != BEFORE:
-                act = getattr(releases, function)
-                answer = act(self.folders(host.name), made.arguments, made.payload)
-                results.values[host.name] = answer
-            if failure is not None:
-                results.values.pop(host.name, None)
-                results.failures[host.name] = HostError(failure)
-        return results
-
-    def steps(self) -> list[str]:
-        """Return the steps since the last time, in order, each once."""
-        steps = list(dict.fromkeys(step for step, _ in self.calls))
-        self.calls.clear()
-        return steps
-
-    def linked(self, link: str) -> list[str | None]:
-        """Return what a link points to on each host."""
-        every = [self.folders(host.name) for host in self.cluster.hosts]
-        return [folders.linked(getattr(folders, link)) for folders in every]
-
-
-@pytest.fixture
-def shelf(make_cluster: Callable[..., Cluster], tmp_path: Path) -> Any:
-    return Shelf(make_cluster(3), tmp_path / "homes")
-
-
-@pytest.fixture
-def built(tree: Callable[..., Path]) -> list[Release]:
-    """Three releases that differ."""
-    return [
-        release.build(tree({**SOURCES, "rdht/ring.py": f"RING = {number}\n"}))
-        for number in range(3)
-    ]
-
-
-def deploy(shelf: Any, built: Release) -> dict[str, str]:
-    return release.deploy(shelf, built, release.probe(shelf))
+from tests.unit.cluster.shelf import AFTER, BEFORE, SOURCES, deploy
 
 
 def test_the_same_tree_gives_the_same_name_and_the_same_bytes(tree: Callable[..., Path]) -> None:
@@ -218,6 +107,7 @@ def test_only_hosts_that_lack_a_release_get_it(shelf: Any, built: list[Release])
         "pi3": UNCHANGED,
     }
     assert [call for call in shelf.calls if call[0] != "probe"] == [("flip", "pi2")]
+    assert shelf.locks() == [None] * 3
 
 
 @pytest.mark.parametrize("step", ["probe", "stage"])
@@ -232,6 +122,7 @@ def test_a_host_that_fails_before_the_flip_leaves_all_as_they_are(
     assert set(caught.value.failures) == {"pi2"}
     assert "every host keeps its" in str(caught.value)
     assert "flip" not in shelf.steps()
+    assert shelf.locks() == [None] * 3
     assert shelf.linked("current") == [built[0].name] * 3
     deploy(shelf, built[1])
     assert shelf.linked("current") == [built[1].name] * 3
@@ -247,6 +138,7 @@ def test_a_flip_that_fails_on_one_host_is_taken_back_on_all(
         deploy(shelf, built[1])
     assert "old release again" in str(caught.value)
     assert shelf.linked("current") == [built[0].name] * 3
+    assert shelf.locks() == [None] * 3
 
 
 def test_a_first_deploy_that_fails_leaves_no_current_release(
@@ -300,6 +192,7 @@ def test_rollback_is_refused_where_there_is_nothing_before(
     with pytest.raises(ClusterError, match="--to"):
         release.rollback(shelf, None)
     assert shelf.linked("current") == [built[0].name] * 3
+    assert shelf.locks() == [None] * 3
 
 
 def test_rollback_is_refused_where_the_hosts_do_not_agree(shelf: Any, built: list[Release]) -> None:
