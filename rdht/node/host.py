@@ -152,7 +152,7 @@ def start_ticks(pid: int) -> int | None:
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return None
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None  # hidden is only what is another user's, so none of ours
     state, *fields = stat.rpartition(")")[2].split()
     return None if state == "Z" else int(fields[18])

@@ -7,7 +7,9 @@ used again is never hit.
 
 import json
 import os
+import pwd
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +24,9 @@ KILL_WAIT_S = 5.0
 TAIL_LINES = 5
 TAIL_BYTES = 16 * 1024
 START_FILE = "start.json"
+LINGER = Path("/var/lib/systemd/linger")
+RUN_USER = Path("/run/user")
+_IDENTITY = {"name", "role", "file", "run", "release", "pid", "start_ticks", "boot_id"}
 _POLL_S = 0.25  # a watching step must not take the time of what it watches
 
 
@@ -141,20 +146,21 @@ def _spawn(folder: Path, release: Path, process: dict[str, Any]) -> tuple[dict[s
     """Start a process in its own group with every stream redirected; record who it is."""
     path = folder / f"{process['file']}.process.json"
     before = read_json(path)
-    if before and _alive(before):
+    if before and before.keys() >= _IDENTITY and _alive(before):
         why = f"{process['role']} {process['name']} of run {folder.name} runs already"
         raise NodeError(why)
     read_end, write_end = os.pipe()
-    argv = [sys.executable, "-m", "rdht", *process["argv"], "--ready-fd", str(write_end)]
+    launcher, more = _launcher()
+    words = [sys.executable, "-m", "rdht", *process["argv"], "--ready-fd", str(write_end)]
     with (folder / f"{process['file']}.log").open("ab") as log:
         try:
             child = subprocess.Popen(
-                argv,
+                [*launcher, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=folder,
-                env={**os.environ, "PYTHONPATH": str(release)},
+                env={**os.environ, **more, "PYTHONPATH": str(release)},
                 process_group=0,  # sshd gave the step a session already
                 pass_fds=[write_end],
             )
@@ -178,6 +184,21 @@ def _spawn(folder: Path, release: Path, process: dict[str, Any]) -> tuple[dict[s
     return record, read_end
 
 
+def _launcher() -> tuple[list[str], dict[str, str]]:
+    """Return what a process is started through, and its environment: nothing, or a user's systemd.
+
+    Where that goes on after logout, a scope of it keeps logind from ending the process, and gives
+    it a cgroup. systemd-run becomes the program itself: same pid, start time, streams and folder.
+    """
+    runtime = RUN_USER / str(os.geteuid())
+    program = shutil.which("systemd-run")
+    lingers = (LINGER / pwd.getpwuid(os.geteuid()).pw_name).exists()
+    if program is None or not lingers or not (runtime / "systemd" / "private").exists():
+        return [], {}
+    options = ["--user", "--scope", "--quiet", "--collect", "--"]
+    return [program, *options], {"XDG_RUNTIME_DIR": str(runtime)}
+
+
 def _wait_ready(folder: Path, process: dict[str, Any], pipe: int, deadline_s: float) -> None:
     """Wait for the process's line on the pipe; NodeError with its log's end if none comes."""
     with os.fdopen(pipe, "rb") as stream:
@@ -195,7 +216,7 @@ def _wait_ready(folder: Path, process: dict[str, Any], pipe: int, deadline_s: fl
 
 def _records(folders: Folders, run: str | None) -> list[dict[str, Any]]:
     paths = sorted(folders.runs.glob(f"{run or '*'}/*.process.json"))
-    return [record for record in map(read_json, paths) if record]
+    return [record for record in map(read_json, paths) if record and record.keys() >= _IDENTITY]
 
 
 def _alive(record: dict[str, Any]) -> bool:

@@ -1,5 +1,6 @@
 """Folders, JSON files that are there whole or not at all, and who a process is."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -8,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from rdht.node.host import Folders, boot_id, read_json, start_ticks, write_json
+from rdht.node.host import (
+    Folders,
+    boot_id,
+    exclusively,
+    explain,
+    read_json,
+    start_ticks,
+    write_json,
+)
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_a_cluster_keeps_everything_below_its_own_folder(home: Path) -> None:
@@ -96,3 +107,67 @@ def test_a_name_with_brackets_and_spaces_confuses_nobody(tmp_path: Path) -> None
     assert odd_ticks is not None
     assert plain_ticks is not None
     assert 0 <= plain_ticks - odd_ticks < 1000
+
+
+def test_a_process_that_is_hidden_from_us_is_none_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hide(*_: object, **__: object) -> str:
+        raise PermissionError(1, "Operation not permitted")  # as with hidepid=1
+
+    monkeypatch.setattr(Path, "read_text", hide)
+    assert start_ticks(os.getpid()) is None
+
+
+def refusal(number: int, path: Path) -> str:
+    return explain(OSError(number, os.strerror(number), str(path)))
+
+
+def test_a_refusal_of_the_file_system_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "rdht" / "lab"
+    full = refusal(errno.ENOSPC, path)
+    assert full.startswith(f"No space left on device: {path}; ")
+    assert full.endswith("MB are free there: fab clean removes collected runs")
+    assert "mount it writable" in refusal(errno.EROFS, path)
+    tmp_path.chmod(0o510)
+    denied = refusal(errno.EACCES, path)
+    assert f"{path}; {tmp_path} belongs to {tmp_path.owner()}, mode 510, and this is" in denied
+    assert refusal(errno.ENOTDIR, path) == f"Not a directory: {path}"
+    assert explain(OSError(errno.EIO, "Input/output error")) == "Input/output error"
+
+
+def test_an_owner_without_a_name_is_a_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert f"belongs to user {os.getuid()}, " in refusal(errno.EACCES, tmp_path)
+
+
+def test_a_full_disk_is_named_and_keeps_no_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Path.write_text
+
+    def fill(path: Path, text: str, **named: str) -> None:
+        whole(path, text[:3], **named)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "record.json"
+    write_json(path, {"old": 1})
+    monkeypatch.setattr(Path, "write_text", fill)
+    with pytest.raises(OSError, match=str(path)):
+        write_json(path, {"new": 2})
+    assert list(tmp_path.iterdir()) == [path]
+    assert read_json(path) == {"old": 1}
+
+
+def test_what_is_done_exclusively_is_done_by_one(folders: Folders) -> None:
+    program = "from rdht.node.host import *\nwith exclusively(Folders('shelf')): print('in')"
+    with exclusively(folders):
+        other = subprocess.Popen(
+            [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.communicate(timeout=0.5)
+    assert other.communicate(timeout=20)[0] == "in\n"

@@ -5,6 +5,7 @@ The processes are real ones, of a release whose `python -m rdht` does what its a
 
 import json
 import os
+import pwd
 import subprocess
 import sys
 import time
@@ -423,3 +424,85 @@ def test_watch_of_a_run_without_clients_ends_at_once(
     start(folders, process("serve"))
     assert processes.watch(folders, {"run": RUN}, b"") == {}
     assert capsys.readouterr().out == ""
+
+
+def test_a_run_goes_on_in_its_folder_after_a_reboot(folders: Folders, release: Path) -> None:
+    start(folders, process("serve", "pi1.0"), process("serve", "pi1.1"))
+    survivor = record_of(folders, "server.0")  # its pid is used again, by a process as old as it
+    path = folders.run(RUN) / "server.0.process.json"
+    path.write_text(json.dumps({**survivor, "boot_id": "before"}), encoding="utf-8")
+    assert [row["name"] for row in status(folders)] == ["pi1.1"]
+    assert start(folders, process("serve", "pi1.0")) == ["pi1.0"]
+    with pytest.raises(NodeError, match=r"server pi1\.1 of run .* runs already"):
+        start(folders, process("serve", "pi1.1"))
+    assert stop(folders)["stopped"] == ["server pi1.0", "server pi1.1"]
+    assert start_ticks(survivor["pid"]) == survivor["start_ticks"], "it was none of ours"
+    os.kill(survivor["pid"], 9)
+    with_parent(survivor["pid"])
+
+
+def test_two_clusters_on_one_host_leave_each_other_alone(folders: Folders, release: Path) -> None:
+    other = Folders("another-cluster")
+    other.base.mkdir()
+    other.releases.symlink_to(folders.releases)
+    start(folders, process("serve"))
+    start(other, process("serve"))
+    theirs = read_json(other.run(RUN) / "server.process.json")
+    assert theirs is not None
+    assert stop(folders)["stopped"] == ["server pi1"]
+    assert status(folders) == []
+    assert [row["pid"] for row in status(other)] == [theirs["pid"]]
+    assert stop(other)["stopped"] == ["server pi1"]
+
+
+def test_a_record_without_an_identity_is_nobodys(folders: Folders, release: Path) -> None:
+    folders.run(RUN).mkdir(parents=True)
+    path = folders.run(RUN) / "server.process.json"
+    path.write_text(json.dumps({"pid": os.getpid()}), encoding="utf-8")
+    assert status(folders, run=RUN) == []
+    assert stop(folders) == {"stopped": [], "killed": []}
+    assert start(folders, process("serve")) == ["pi1"]
+
+
+SYSTEMD_RUN = """\
+#!/bin/sh
+echo "$XDG_RUNTIME_DIR" "$@" > "{said}"
+while [ "$1" != -- ]; do shift; done
+shift
+exec "$@"
+"""
+
+
+@pytest.mark.parametrize("lacking", [None, "linger", "manager", "program"])
+def test_a_user_systemd_that_lingers_keeps_the_processes(
+    folders: Folders,
+    release: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lacking: str | None,
+) -> None:
+    # There may be no systemd here: this stands for it as its own sources say that a scope behaves.
+    said, program = tmp_path / "said", tmp_path / "bin" / "systemd-run"
+    manager = tmp_path / "run" / str(os.geteuid()) / "systemd" / "private"
+    user = tmp_path / "linger" / pwd.getpwuid(os.geteuid()).pw_name
+    for path in (program, manager, user):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    program.write_text(SYSTEMD_RUN.format(said=said), encoding="utf-8")
+    program.chmod(0o755)
+    {"linger": user, "manager": manager, "program": program}.get(lacking or "", said).unlink(
+        missing_ok=True
+    )
+    monkeypatch.setattr(processes, "LINGER", tmp_path / "linger")
+    monkeypatch.setattr(processes, "RUN_USER", tmp_path / "run")
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert start(folders, process("serve")) == ["pi1"]
+    record = record_of(folders)
+    assert start_ticks(record["pid"]) == record["start_ticks"]
+    assert said.exists() is (lacking is None)
+    if lacking is None:
+        words = said.read_text(encoding="utf-8").split()
+        runtime = str(tmp_path / "run" / str(os.geteuid()))
+        assert words[:6] == [runtime, "--user", "--scope", "--quiet", "--collect", "--"]
+    assert stop(folders) == {"stopped": ["server pi1"], "killed": []}
+    assert start_ticks(record["pid"]) is None
