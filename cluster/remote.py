@@ -40,6 +40,7 @@ class Call:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     payload: bytes = b""
     timeout_s: float | None = STEP_TIMEOUT_S  # None: as long as it reports
+    silence_s: float = STEP_TIMEOUT_S  # for how long it may not report
     secret: str = field(default="", repr=False)  # one more argument; shown and logged nowhere
 
 
@@ -61,7 +62,7 @@ def lines(
     command = f"{shlex.quote(host.python)} -I -c {shlex.quote(_LOADER)}"
     document: dict[str, Any] = {}
     try:
-        for line in connection.lines(command, stdin, call.timeout_s or STEP_TIMEOUT_S, sent):
+        for line in connection.lines(command, stdin, call.timeout_s or call.silence_s, sent):
             document = json.loads(line)
             if not isinstance(document, dict):
                 raise ValueError  # noqa: TRY004 - as what is no JSON at all

@@ -1,16 +1,12 @@
 """start-servers, start-clients, stop, status, tail."""
 
 import dataclasses
-import queue
-import threading
-import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from cluster import experiment, health, processes, runs
+from cluster import experiment, health, logs, processes, runs
 from cluster.command import LOGS, cluster_task
 from cluster.errors import ClusterError, HostsFailedError, UsageError
-from cluster.inventory import Host
 from cluster.operator import Operator
 from cluster.options import ClientOptions, ServerOptions
 from cluster.remote import Call
@@ -208,71 +204,12 @@ def tail(  # noqa: PLR0913 - one a typed option
         "since": begin.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if since else "",
         "follow": follow,
     }
-    merged = _Merge(operator, grep)
+    merge = logs.Merge(operator, grep)
     if follow and not operator.dry_run:
-        _follow(operator, arguments, merged)
-        return []
+        logs.follow(operator, arguments, merge)
     call = Call("files.tail", arguments)
-    results = operator.each("tail", call, preview={}, report=merged.add)
-    shown = merged.show_until("~")
+    results = operator.each("tail", call, preview={}, report=merge.add)
+    shown = merge.show()
     if results.failures:
         raise HostsFailedError(results.step, results.failures)
     return shown
-
-
-class _Merge:
-    """Log lines of many hosts, to be shown in the order of their times."""
-
-    def __init__(self, operator: Operator, grep: str) -> None:
-        self._screen = operator.screen
-        self._hosts = [host.name for host in operator.cluster.hosts]
-        self._grep = grep
-        self._lines: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
-        self._waiting: list[dict[str, str]] = []
-
-    def add(self, host: str, document: dict[str, str]) -> None:
-        if document and self._grep in document["line"]:
-            self._lines.put({"host": host, **document})
-
-    def show_until(self, moment: str) -> list[dict[str, str]]:
-        """Show the lines whose time is before `moment`, and return them."""
-        while not self._lines.empty():
-            self._waiting.append(self._lines.get())
-        self._waiting.sort(key=lambda row: row["time"])  # keeps the order within a log
-        ready = [row for row in self._waiting if row["time"] < moment]
-        self._waiting = [row for row in self._waiting if row["time"] >= moment]
-        for row in ready:
-            self._screen.log_line(self._hosts, row["host"], row["log"], row["line"])
-        return ready
-
-
-_MERGE_WINDOW_S = 1.0
-_RETRY_S = 2.0
-_ALL_LINES = 1_000_000
-
-
-def _follow(operator: Operator, arguments: dict[str, Any], merged: _Merge) -> None:
-    """Show new lines until ^C; a host that goes away is tried again until it is back."""
-
-    def follow_host(host: Host) -> None:
-        since, lines = arguments["since"], arguments["lines"]
-        while True:
-
-            def report(name: str, document: dict[str, str]) -> None:
-                nonlocal since
-                merged.add(name, document)
-                since = max(since, document.get("time", ""))
-
-            call = Call("files.tail", {**arguments, "since": since, "lines": lines}, timeout_s=None)
-            results = operator.each("tail", call, preview={}, hosts=(host,), report=report)
-            for name, why in results.failures.items():
-                operator.screen.warn(f"{name}: {why}; trying again")
-            lines = _ALL_LINES  # of what has come since
-            time.sleep(_RETRY_S)
-
-    for host in operator.cluster.hosts:
-        threading.Thread(target=follow_host, args=(host,), daemon=True).start()
-    while True:
-        time.sleep(_MERGE_WINDOW_S / 5)
-        moment = datetime.now(UTC) - timedelta(seconds=_MERGE_WINDOW_S)
-        merged.show_until(moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))

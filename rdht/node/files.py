@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,28 +73,39 @@ def _describe(path: Path) -> dict[str, Any]:
 def tail(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[str, Any]:
     """Print a run's log lines as JSON; with `follow` go on until the connection ends.
 
-    `since` drops lines whose time (UTC, as in the log) is not later; `lines` keeps the last of
-    each file. A line without a time, as in a traceback, has that of the line before.
+    Each line is told with its `end` in its log. `ends` has `end` and `time` of the last line that
+    is known of a log: it goes on behind that. Of the others, `since` drops lines whose time (UTC,
+    as in the log) is not later, and `lines` keeps the last. A line without a time, as in a
+    traceback, has that of the line before.
     """
     folder = folders.run(arguments["run"])
-    offsets: dict[Path, int] = {}
-    times: dict[Path, str] = {}
+    known = {folder / f"{log}.log": last for log, last in arguments.get("ends", {}).items()}
+    offsets = {path: last["end"] for path, last in known.items()}
+    times = {path: last["time"] for path, last in known.items()}
     while True:
         for path in sorted(folder.glob("*.log")):
-            with path.open("rb") as log:
-                log.seek(offsets.get(path, 0))
-                data = log.read()
-            complete = data[: data.rfind(b"\n") + 1]
             rows = []
-            for line in complete.decode(errors="replace").splitlines():
+            for line, end in _lines(path, offsets.get(path, 0)):
                 moment = line[:_TIME_CHARACTERS]
                 times[path] = moment if _TIME.fullmatch(moment) else times.get(path, "")
-                if times[path] > arguments["since"] or not arguments["since"]:
-                    rows.append({"log": path.stem, "time": times[path], "line": line})
-            for row in rows if path in offsets else rows[-arguments["lines"] :]:
+                if path in known or times[path] > arguments["since"] or not arguments["since"]:
+                    rows.append({"log": path.stem, "time": times[path], "line": line, "end": end})
+                offsets[path] = end
+            for row in rows if path in known else rows[-arguments["lines"] :]:
                 print(json.dumps(row), flush=True)
-            offsets[path] = offsets.get(path, 0) + len(complete)
+            known.setdefault(path, {})
         if not arguments["follow"]:
             return {}
         print("{}", flush=True)  # fails once the operator is gone, which ends this process
         time.sleep(_FOLLOW_POLL_S)
+
+
+def _lines(path: Path, offset: int) -> Iterator[tuple[str, int]]:
+    """Yield each whole line of a log behind an offset, with where it ends."""
+    with path.open("rb") as log:
+        # A power cut may have taken what was told already: then there is less than that.
+        offset = log.seek(min(offset, path.stat().st_size))
+        data = log.read()
+    for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
+        offset += len(line)
+        yield line.decode(errors="replace").rstrip("\r\n"), offset

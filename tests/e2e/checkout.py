@@ -9,7 +9,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -48,7 +48,9 @@ class Checkout:
         self.inventory = folder / "inventory" / f"{cluster}.yaml"
         self.lab = folder / ".rdht" / cluster
 
-    def start(self, *words: str, cluster: str | None = None) -> "subprocess.Popen[str]":
+    def start(
+        self, *words: str, cluster: str | None = None, stdout: int | IO[str] = subprocess.PIPE
+    ) -> "subprocess.Popen[str]":
         """Start fab without waiting for it; with an empty `cluster` on what is selected."""
         return subprocess.Popen(
             [sys.executable, "-m", "fabric", *words],
@@ -58,7 +60,7 @@ class Checkout:
                 "RDHT_CLUSTER": self.cluster if cluster is None else cluster,
             },
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -208,3 +208,36 @@ def test_follow_goes_on_behind_what_it_has_told(
 def _append(path: Path, text: str) -> None:
     with path.open("a", encoding="utf-8") as log:
         log.write(text)
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_tail_goes_on_behind_what_is_known_of_each_log(
+    folders: Folders, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    traceback = ["Traceback (most recent call last):", "ValueError: caf\N{LATIN SMALL LETTER E}"]
+    (run / "server.log").write_text("\n".join([EARLY, *traceback, LATE]) + "\n", encoding="utf-8")
+    arguments: dict[str, Any] = {"run": RUN, "lines": 100, "since": "", "follow": False}
+    files.tail(folders, arguments, b"")
+    whole = told(capsys)
+    assert [row["line"] for row in whole] == [EARLY, *traceback, LATE]
+    assert whole[-1]["end"] == (run / "server.log").stat().st_size
+    (run / "client.log").write_text(f"{EARLY}\n", encoding="utf-8")  # is new
+    for number, row in enumerate(whole):
+        last = {"end": row["end"], "time": row["time"]}
+        files.tail(folders, {**arguments, "lines": 1, "ends": {"server": last}}, b"")
+        rest = [{"log": "client", "time": EARLY[:27], "line": EARLY, "end": len(EARLY) + 1}]
+        assert told(capsys) == rest + whole[number + 1 :]
+
+
+def test_tail_of_a_log_that_a_power_cut_has_shortened_tells_what_is_new(
+    folders: Folders, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "server.log").write_text("kept\n", encoding="utf-8")
+    known = {"server": {"end": 1000, "time": ""}}
+    arguments = {"run": RUN, "lines": 1, "since": "", "follow": False, "ends": known}
+    files.tail(folders, arguments, b"")
+    assert told(capsys) == []
+    assert [line for line, _ in files._lines(run / "server.log", 0)] == ["kept"]
