@@ -28,6 +28,8 @@ from cluster.inventory import Cluster, Host
 
 CONNECT_TIMEOUT_S = 10
 FETCH_TIMEOUT_S = 30  # without a byte
+LINK_TIMEOUT_S = 15  # without an acknowledgement of what was sent
+KEEPALIVE_S = 5
 SEND_BYTES = 32 * 1024
 AUTHORIZED_KEYS = ".ssh/authorized_keys"
 
@@ -94,6 +96,7 @@ class Connection(fabric.Connection):  # type: ignore[misc]
         if self._identity_file is not None and not self._identity_file.is_file():
             why = f"there is no key {self._identity_file}: fab setup (for a lab: lab.up) makes it"
             raise HostError(why)
+        self.close()  # what is left of a connection that ended by itself
         hostkeys.load(self._known_hosts, self.client.get_host_keys())
         try:
             super().open()
@@ -118,7 +121,10 @@ class Connection(fabric.Connection):  # type: ignore[misc]
         if isinstance(self.transport.sock, socket.socket):
             # paramiko leaves Nagle's algorithm on, which costs 40 ms an exec.
             self.transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.transport.set_keepalive(5)
+            # It would send, and wait for a channel, for as long as the kernel hopes: 15 minutes.
+            limit_ms = LINK_TIMEOUT_S * 1000
+            self.transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit_ms)
+        self.transport.set_keepalive(KEEPALIVE_S)
 
     @property
     def _waits_for_login(self) -> bool:
@@ -147,7 +153,10 @@ class Connection(fabric.Connection):  # type: ignore[misc]
                 channel.shutdown_write()
                 yield from channel.makefile("r")
                 errors = channel.makefile_stderr("r").read().decode(errors="replace")
-                if code := channel.recv_exit_status():
+                code = channel.recv_exit_status()
+                if code < 0 and not self.is_connected:
+                    raise EOFError
+                if code:
                     last = (errors.strip().splitlines() or ["no output"])[-1]
                     raise CommandFailedError(last, code)
         except TimeoutError as error:
@@ -194,11 +203,18 @@ class Connection(fabric.Connection):  # type: ignore[misc]
                 source.seek(target.tell())
                 source.prefetch(size_bytes)
                 while (left := size_bytes - target.tell()) > 0:
-                    data = source.read(min(SEND_BYTES, left))
+                    try:
+                        data = source.read(min(SEND_BYTES, left))
+                    except TimeoutError:
+                        self.close()  # BEFORE the file is: it would wait for an answer to that
+                        raise
                     if not data:
                         return
                     target.write(data)
                     received(len(data))
+        except TimeoutError as error:
+            why = f"no byte of {remote} from {self._where} within {FETCH_TIMEOUT_S} s"
+            raise HostUnreachableError(why) from error
         except (paramiko.SSHException, EOFError) as error:
             self.close()
             why = f"the connection to {self._where} was lost: {error or 'it ended'}"
