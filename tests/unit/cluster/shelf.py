@@ -46,6 +46,7 @@ class Shelf:
         self.calls: list[tuple[str, str]] = []
         self.failing: dict[tuple[str, str], str] = {}
         self.acts: dict[tuple[str, str], Callable[[], object]] = {}  # BEFORE a step on a host
+        self.clocks: dict[str, float] = {}
         self._homes = homes
 
     def folders(self, host: str) -> Folders:
@@ -79,6 +80,8 @@ class Shelf:
                 arguments = {**made.arguments, **({"secret": made.secret} if made.secret else {})}
                 try:
                     answer = act(self.folders(host.name), arguments, made.payload)
+                    if step == "probe":
+                        answer["clock_offset_s"] = self.clocks.get(host.name, 0.0)
                     results.values[host.name] = answer
                 except NodeError as error:
                     results.failures[host.name] = HostError(str(error))

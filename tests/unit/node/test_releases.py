@@ -292,3 +292,84 @@ def test_a_rollback_makes_the_older_release_current_and_young(
     assert folders.linked(folders.current) == "one"
     assert folders.linked(folders.previous) == "two"
     assert probe(folders)["staged"] == ["two", "one"]
+
+
+def test_what_is_half_removed_is_no_release(
+    folders: Folders, staged: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"r{number}" for number in range(KEPT_RELEASES + 1)]
+    for name in names:
+        staged(name)
+
+    class PowerCutError(Exception):
+        pass
+
+    def cut(path: Path, **_: bool) -> None:
+        (path / "rdht" / "__init__.py").unlink()
+        raise PowerCutError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", cut)
+        with pytest.raises(PowerCutError):
+            flip(folders, names[-1])
+    assert folders.linked(folders.current) == names[-1]
+    assert "r0" not in releases.probe(folders, {}, b"")["staged"]
+    flip(folders, names[-1])
+    assert sorted(path.name for path in folders.releases.iterdir()) == names[1:]
+
+
+def test_an_old_release_that_cannot_be_removed_fails_no_flip(
+    folders: Folders, staged: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"r{number}" for number in range(KEPT_RELEASES + 1)]
+    for name in names:
+        staged(name)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    flip(folders, names[-1])
+    assert folders.linked(folders.current) == names[-1]
+    assert (folders.releases / "r0").is_dir()
+
+
+def test_a_clock_that_went_back_removes_nothing_that_is_needed(
+    folders: Folders, staged: Callable[[str], Path]
+) -> None:
+    names = [f"r{number}" for number in range(KEPT_RELEASES + 1)]
+    for name in names:
+        staged(name)
+    flip(folders, names[-2])
+    os.utime(folders.releases / names[-1], (0, 0))  # was staged in 1970
+    flip(folders, names[-1])
+    os.utime(folders.releases / names[-1], (0, 0))
+    flip(folders, names[-1])
+    assert folders.linked(folders.current) == names[-1]
+    assert folders.linked(folders.previous) == names[-2]
+
+
+def test_a_flip_is_on_the_disk_before_its_lock_goes(
+    folders: Folders, staged: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged("one")
+    lock = folders.base / "deploy.lock"
+    releases.probe(folders, {"wanted": {"current": "one"}, "lock": {"token": "t"}}, b"")
+    seen: list[tuple[str | None, bool]] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda _: seen.append((folders.linked(folders.current), lock.exists()))
+    )
+    releases.flip(folders, {"release": "one", "previous": None, "lock": "t"}, b"")
+    assert seen == [("one", True)]
+    assert not lock.exists()
+
+
+def test_a_full_disk_takes_no_lock_and_says_where(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", fill)
+    with pytest.raises(OSError, match=r"No space left on device: .*deploy\.lock"):
+        releases.probe(folders, {"wanted": {"current": "one"}, "lock": {"token": "t"}}, b"")
