@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import HostError, HostsFailedError, HostUnreachableError
-from cluster.inventory import Host
 from cluster.operator import Operator
 from cluster.remote import Call
 from rdht.node.host import boot_id, start_ticks
@@ -118,18 +117,18 @@ def _take(
     }
     refused = set(_others(was, mine)) - set(over)
     if over and not failures and not any(was[host]["to_change"] for host in refused):
-
-        def replace(host: Host) -> Call | None:
-            return call(replaces=over[host.name]["token"]) if host.name in over else None
-
-        again = operator.each("take over the lock", replace, preview=preview)
+        again = operator.each(
+            "take over the lock",
+            lambda host: call(replaces=over[host.name]["token"]) if host.name in over else None,
+            preview=preview,
+        )
         was |= again.values
         failures |= again.failures
-        _tell(operator, {host: held for host, held in over.items() if host in again.values}, mine)
+        _tell(operator, {host: over[host] for host in over if _is_mine(was[host], mine)}, mine)
     held_by = {
         host: HostError(_refusal(held, mine))
         for host, held in _others(was, mine).items()
-        if was[host]["to_change"]
+        if was[host]["to_change"] and over.get(host) != held
     }
     if failures or held_by:
         _let_go(operator, mine, [host for host in was if host not in _unreachable(failures)], was)

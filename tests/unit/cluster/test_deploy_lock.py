@@ -125,6 +125,16 @@ def test_what_a_killed_deploy_of_this_desk_left_is_taken_over(
     assert said.endswith("its process is no more")
 
 
+def test_what_was_left_here_is_no_reason_beside_another_desks_lock(
+    shelf: Any, built: list[Release]
+) -> None:
+    left, held = lock(shelf, "pi1", **GONE), of_another_desk(shelf, "pi2")
+    with pytest.raises(HostsFailedError) as caught:
+        deploy(shelf, built[0])
+    assert list(caught.value.failures) == ["pi2"]
+    assert shelf.locks() == [left, held, None]
+
+
 def test_a_lock_that_was_left_after_the_flip_is_let_go(shelf: Any, built: list[Release]) -> None:
     deploy(shelf, built[0])
     lock(shelf, "pi2", **GONE)
