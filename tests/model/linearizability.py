@@ -6,8 +6,8 @@ where it has been, "Testing for linearizability" (2017). `explain_disorder` look
 at commands on several of them, by the versions that the answers carry.
 
 A call that is done has an end and what it was told; one whose outcome is unknown has neither, and
-may take effect at any time after its beginning, or never. One that was aborted is in no history:
-nothing may show its effect.
+may take effect at any time after its beginning, or never. One with an end that was told nothing has
+taken effect for certain. One that was aborted is in no history: nothing may show its effect.
 """
 
 import bisect
@@ -141,7 +141,7 @@ class _Search:
                 if call.told is not None and call.told != told:
                     continue
                 if after != register:
-                    if call.told is not None or self._may_follow(register, after):
+                    if call.told is not None or self._may_follow(register, after, call):
                         steps.append((at, after))
                 elif call.ended_s < NEVER:
                     done |= 1 << at
@@ -151,11 +151,11 @@ class _Search:
                 steps.sort(key=lambda step: self._calls[step[0]].ended_s, reverse=True)
                 return done, path, steps
 
-    def _may_follow(self, register: Register, after: Register) -> bool:
+    def _may_follow(self, register: Register, after: Register, call: Call) -> bool:
         """Return whether a write that nobody was told of may be the next one."""
         return (
             register.version not in self._followed
-            and after.version <= self._last
+            and (after.version <= self._last or call.ended_s < NEVER)
             and self._read.get(after.version, after.value) == after.value
         )
 

@@ -256,10 +256,15 @@ class _Job:
         self.sequence = execution.sequence
         self.called_s = called_s
         self.ended_s = NEVER
-        self.results: list[Result] | None = None
+        self.results: list[Result] = []  # of what is done
         self.wants = False  # connections, to begin
         self.begun_servers: tuple[str, ...] = ()
         self.why = ""
+
+    @property
+    def is_told(self) -> bool:
+        """Whether all is known that the command found; another participant may know less."""
+        return len(self.results) == len(self.commands)
 
 
 class _Session(_Actor):
@@ -1163,16 +1168,15 @@ class Simulation:
                 raise Failure(why)
 
     def _judge_histories(self, lost: set[int]) -> None:
+        by_key: dict[bytes, list[Call]] = {key: [] for key in self.keys}
         transactions = []
         for job in self.jobs:
             self._count(job)
-            transaction = self._transaction(job, lost)
-            if transaction is not None:
-                transactions.append(transaction)
-        by_key: dict[bytes, list[Call]] = {key: [] for key in self.keys}
-        for transaction in transactions:
-            for call in transaction.calls:
+            for call in self._calls(job, lost, sure=True):
                 by_key[call.key].append(call)
+            calls = self._calls(job, lost, sure=False)
+            if calls:
+                transactions.append(Transaction(tuple(calls)))
         for key, calls in by_key.items():
             if not self._is_linearizable(calls):
                 rows = "\n".join(map(str, sorted(calls, key=attrgetter("called_s"))))
@@ -1195,26 +1199,29 @@ class Simulation:
         report.commands += 1
         outcome = job.execution.outcome
         report.done += outcome is Outcome.DONE
+        report.untold += outcome is Outcome.DONE and not job.is_told
         report.aborted += outcome is Outcome.ABORTED
         report.unknown += outcome not in {Outcome.DONE, Outcome.ABORTED}
 
-    def _transaction(self, job: _Job, lost: set[int]) -> Transaction | None:
-        """Return what the command did to keys that are to be judged."""
+    def _calls(self, job: _Job, lost: set[int], *, sure: bool) -> list[Call]:
+        """Return what the command did to keys that are to be judged.
+
+        Unless `sure`, one that was told too little may be undone: `Transaction` has all or none.
+        """
         outcome = job.execution.outcome
         if outcome is Outcome.ABORTED:
-            return None
+            return []
         commands = sorted(job.commands, key=attrgetter("key"))
-        told: list[Result | None] = [None] * len(commands)
+        told: list[Result] | list[None] = [None] * len(commands)
         ended_s = NEVER
         numbers = {RING.range_of(command.key) for command in commands}
+        # A range that was lost may have taken the yes with it that the others waited for.
         if outcome is Outcome.DONE and not (lost & numbers and len(numbers) > 1):
-            assert job.results is not None
-            if len(job.results) == len(commands):
-                told = list(job.results)
+            if job.is_told:
+                told, ended_s = job.results, job.ended_s
+            elif sure:
                 ended_s = job.ended_s
-            else:
-                self.report.untold += 1
-        calls = [
+        return [
             Call(
                 command.key,
                 command.operation,
@@ -1227,7 +1234,6 @@ class Simulation:
             for command, result in zip(commands, told, strict=True)
             if RING.range_of(command.key) not in lost
         ]
-        return Transaction(tuple(calls)) if calls else None
 
     def _judge_memory(self) -> None:
         for process in self.processes.values():

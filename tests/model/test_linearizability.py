@@ -59,6 +59,8 @@ GOOD = {
         get(3, 4, b"a", 1),
     ],
     "an unknown write took effect late": [unknown(0, b"a"), get(1, 2, None, 0), get(3, 4, b"a", 1)],
+    "a write that was told nothing is the last": [put(0, 1, b"a"), put(2, 3, b"b")],
+    "a write that was told nothing stands before another": [put(0, 1, b"a"), put(2, 3, b"b", 1)],
     "an unknown write never took effect": [unknown(0, b"a"), get(1, 2, None, 0)],
     "an unknown write that nobody saw stands between two others": [
         put(0, 1, b"a", 0),
@@ -75,6 +77,8 @@ GOOD = {
 }
 BAD = {
     "a write is not seen": [put(0, 1, b"a", 0), get(2, 3, None, 0)],
+    "a write that was told nothing is not seen": [put(0, 1, b"a"), get(2, 3, None, 0)],
+    "a write that was told nothing left no version": [put(0, 1, b"a"), put(2, 3, b"b", 0)],
     "a write is seen before it began": [get(0, 1, b"a", 1), put(2, 3, b"a", 0)],
     "a write is seen and then not": [unknown(0, b"a"), get(1, 2, b"a", 1), get(3, 4, None, 0)],
     "a value comes from nowhere": [get(0, 1, b"a", 1)],

@@ -1,11 +1,14 @@
 import io
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
 import pytest
 
-from rdht.messages import Outgoing
+from rdht.execution import Execution, Outcome
+from rdht.messages import Message, Operation, Outgoing, Reason
 from rdht.participant import Participant
+from rdht.parts import Result
 from tests.model import simulator
 from tests.model.mutants import MUTANTS
 from tests.model.simulator import Report, Variant, simulate, simulate_all
@@ -65,6 +68,8 @@ def test_no_seed_breaks_the_protocol() -> None:
     assert counts["done"] > 0.9 * counts["commands"]
     for name in ("aborted", "unknown", "crashes", "rejoins", "resolves", "lost"):
         assert counts[name] > 0
+    assert counts["undecided"] == 0
+    assert counts["untold"] < 0.001 * counts["done"]
 
 
 @pytest.mark.parametrize("settings", [OUTAGES, CRASHES, TROUBLES])
@@ -111,6 +116,29 @@ class WaitsOn(Participant):
 
 def test_an_answer_that_an_older_connection_waited_for_is_found() -> None:
     assert first_failure(Variant(participant_class=WaitsOn), OUTAGES) is not None
+
+
+class Acknowledges(Execution):
+    """Reports a put of several keys as done that met a taken lock, and does nothing."""
+
+    has_lied = False
+
+    def _judge_refusals(
+        self, refusals: list[Message], now_s: float, jitter: Callable[[float], float]
+    ) -> None:
+        is_put = len(self.commands) > 1 and self.commands[0].operation is Operation.PUT
+        if is_put and any(one.reason is Reason.BUSY for one in refusals):
+            self.has_lied = True
+            self.outcome = Outcome.DONE
+        else:
+            super()._judge_refusals(refusals, now_s, jitter)
+
+    def results(self) -> list[Result]:
+        return [] if self.has_lied else super().results()
+
+
+def test_a_put_that_was_acknowledged_and_not_done_is_found_without_its_results() -> None:
+    assert first_failure(Variant(execution_class=Acknowledges), {}) is not None
 
 
 def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
