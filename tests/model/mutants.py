@@ -1,7 +1,9 @@
 """Mistakes in the protocol, made on purpose: who searches for faults has to find each of them.
 
-A mutant changes the real classes for as long as its context lasts. "Acknowledging a durable yes
-before fdatasync" has no disk here: it is the simulator's.
+A mutant changes the real classes for as long as its context lasts. The explorer and the simulator
+have to find those of MUTANTS; the ones of SIMULATED need a disk, or time to forget, which only the
+simulator has. "Acknowledging a durable yes before fdatasync" is a mistake of what is around the
+core, and a `Variant` of the simulator's own.
 """
 
 from collections.abc import Callable, Iterable
@@ -152,6 +154,15 @@ def _vote_repeated_afresh() -> AbstractContextManager[Any]:
     return mock.patch.object(Participant, "_request", request)
 
 
+def _any_resume() -> AbstractContextManager[Any]:
+    original = Participant.connect
+
+    def connect(self: Participant, client: int, now_s: float, *, resume: bool) -> Outgoing | None:
+        return original(self, client, now_s, resume=resume and client in self.memory.clients)
+
+    return mock.patch.object(Participant, "connect", connect)
+
+
 def _registry(mutants: Iterable[Mutant]) -> dict[str, Mutant]:
     return {mutant.name: mutant for mutant in mutants}
 
@@ -179,5 +190,11 @@ MUTANTS = _registry(
             "a server that is coming back acknowledges an abort of what it may have committed",
             _aborts_answered_at_once,
         ),
+    ]
+)
+
+SIMULATED = _registry(
+    [
+        Mutant("any resume", "a client that was forgotten may always resume", _any_resume),
     ]
 )

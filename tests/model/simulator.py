@@ -17,17 +17,20 @@ import sys
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple, TextIO
+from unittest import mock
 
-from rdht import parts
+from rdht import memory, parts
 from rdht.coordinator import Command
 from rdht.execution import Execution, Outcome
-from rdht.limits import PREPARED_TIMEOUT_S, RESUME_TIMEOUT_S
+from rdht.limits import MAX_WINDOW, PREPARED_TIMEOUT_S, RESUME_TIMEOUT_S
+from rdht.memory import Memory
 from rdht.messages import Flag, Message, Operation, Outgoing, Status
 from rdht.participant import Participant
 from rdht.parts import Result
@@ -64,6 +67,12 @@ COOL_TICK_S = 4.0
 LONG_LOG = 30  # records, to be replaced by a snapshot
 MOST_EVENTS = 200_000  # more is a loop
 
+# What is forgotten within a run where the limits are small.
+SMALL_RESUME_TIMEOUT_S = 0.5
+SMALL_WINDOW = 8
+SMALL_SPAN_S = 6.0
+FORGETFUL_SHARE = 0.15  # of the seeds
+
 
 @dataclass
 class Config:
@@ -84,19 +93,35 @@ class Config:
     late: float  # chance that others overtake what a call of the core has returned
     sync_s: float
     faults: tuple[tuple[float, str], ...]
+    forgetful: bool  # small limits: what is over is forgotten, and clients that stay away, too
+
+    @property
+    def span_s(self) -> float:
+        """In which commands begin and faults happen."""
+        return SMALL_SPAN_S if self.forgetful else SPAN_S
+
+    @property
+    def resume_timeout_s(self) -> float:
+        """After which a client that is away is forgotten."""
+        return SMALL_RESUME_TIMEOUT_S if self.forgetful else RESUME_TIMEOUT_S
+
+    @property
+    def window_limit(self) -> int:
+        """After how many commands what is over is forgotten."""
+        return SMALL_WINDOW if self.forgetful else MAX_WINDOW
 
     @classmethod
     def choose(cls, rng: random.Random) -> "Config":
         durable = rng.random() < 0.45
         sessions = rng.choice([3, 6, 10, 16, 24])
         early = rng.random() < 0.2
-        kinds = [kind for kind in _FAULTS if durable or kind != "power"]
+        kinds = [kind for kind in _FAULTS if kind != "send away" and (durable or kind != "power")]
         chosen = rng.sample(kinds, rng.randint(1, len(kinds)))
         start_s = 0.0 if early else 0.6
         faults = [
             (rng.uniform(start_s, SPAN_S), rng.choice(chosen)) for _ in range(rng.randint(0, 10))
         ]
-        return cls(
+        config = cls(
             durable=durable,
             risky=not durable and rng.random() < 0.15,
             early=early,
@@ -112,7 +137,14 @@ class Config:
             late=rng.choice([0.0, 0.0, 0.05]),
             sync_s=10 ** rng.uniform(-3, -1.3),
             faults=tuple(sorted(faults)),
+            forgetful=False,
         )
+        return cls._forgetful(config, rng) if rng.random() < FORGETFUL_SHARE else config
+
+    @staticmethod
+    def _forgetful(config: "Config", rng: random.Random) -> "Config":
+        away = [(rng.uniform(0.6, SMALL_SPAN_S), "send away") for _ in range(rng.randint(1, 6))]
+        return replace(config, forgetful=True, faults=tuple(sorted([*config.faults, *away])))
 
 
 @dataclass
@@ -131,6 +163,9 @@ class Report:
     rejoins: int = 0
     resolves: int = 0
     lost: int = 0  # ranges
+    refused: int = 0  # clients that were not let resume
+    forgotten: int = 0  # transactions whose client was far enough on
+    expired: int = 0  # clients that stayed away, and had left something
     undecided: int = 0  # keys whose history was not judged alone, only by its versions
     events: int = 0
 
@@ -283,7 +318,7 @@ class _Session(_Actor):
         self.connections: dict[str, _Connection] = {}
         self.known: dict[str, int] = {}  # incarnations of the servers that were connected
         self.is_draining = False
-        self.pause_s = 0.0  # how long it was paused in all
+        self.held_back = 0  # commands that may not begin yet, whatever the window
 
 
 class Variant(NamedTuple):
@@ -486,6 +521,7 @@ class Simulation:
         resume = known == process.incarnation
         out = process.participant.connect(client, self.now_s, resume=resume)
         if out is None:
+            self.report.refused += 1
             if self.trace:
                 self.log(f"{process.name} refuses {connection.session.name}")
             when_s = self.arrival(connection.down)
@@ -672,6 +708,9 @@ class Simulation:
             or len(session.running) >= session.window
         ):
             return
+        if self._must_wait(session):
+            session.held_back += 1
+            return
         commands, time_s = session.todo.popleft()
         session.sequence += 1
         execution = self.variant.execution_class(
@@ -691,6 +730,12 @@ class Simulation:
             self.log(f"{session.name} begins {describe(session, job)}")
         self.at(execution.deadline_s, self.to_actor, session, self._time_is_up, session, job)
         self._try(session, job)
+
+    def _must_wait(self, session: _Session) -> bool:
+        """Return whether the servers might forget what runs already; as `rdht.session` does."""
+        if not session.running:
+            return False
+        return session.sequence + 2 - min(session.running) >= self.config.window_limit
 
     def _try(self, session: _Session, job: _Job) -> None:
         """Begin the command's next attempt, once its servers are connected."""
@@ -744,12 +789,14 @@ class Simulation:
         session.is_draining |= execution.is_unsettled or execution.outcome is Outcome.UNKNOWN
         if session.is_draining and not session.running:
             self._renew(session)
-        self.at(self.soon(self._think_s()), self.to_actor, session, self.issue, session)
+        for _ in range(1 + session.held_back):
+            self.at(self.soon(self._think_s()), self.to_actor, session, self.issue, session)
+        session.held_back = 0
 
     def _think_s(self) -> float:
         if self.is_healed:
             return 0.01
-        return 2 * SPAN_S / self.config.commands
+        return 2 * self.config.span_s / self.config.commands
 
     def _renew(self, session: _Session) -> None:
         """Leave, and go on as a new client."""
@@ -922,10 +969,18 @@ class Simulation:
 
     def pause_client(self) -> None:
         session = self.rng.choice(self.sessions)
-        pause_s = 10 ** self.rng.uniform(-1.5, 0.5)
-        if session.is_alive and not session.is_paused:
-            session.pause_s += pause_s
-            self.pause(session, self.now_s + pause_s)
+        self.pause(session, self.now_s + 10 ** self.rng.uniform(-1.5, 0.5))
+
+    def send_away(self) -> None:
+        """Keep a client from all servers until they have forgotten it."""
+        session = self.rng.choice(self.sessions)
+        if session.is_paused:
+            return
+        for connection in session.connections.values():
+            if connection.is_open and self._random() < 0.8:
+                self.break_connection(connection)
+        away_s = PREPARED_TIMEOUT_S + self.config.resume_timeout_s + self._random()
+        self.pause(session, self.now_s + away_s)
 
     def crash_client(self) -> None:
         session = self.rng.choice(self.sessions)
@@ -1002,7 +1057,7 @@ class Simulation:
                 self.at(begin_s + 0.2 * self._random(), self.to_actor, session, self.issue, session)
         for when_s, kind in self.config.faults:
             self.at(when_s, self.fault, kind)
-        self.run_until(SPAN_S)
+        self.run_until(self.config.span_s)
         self._heal()
         self._finish_sessions()
         self._wait_for_ranges()
@@ -1098,7 +1153,7 @@ class Simulation:
         self._judge_replicas(lost)
         self._judge_histories(lost)
         self.tick_s = COOL_TICK_S
-        self.run_until(self.now_s + RESUME_TIMEOUT_S + 3 * COOL_TICK_S)
+        self.run_until(self.now_s + self.config.resume_timeout_s + 3 * COOL_TICK_S)
         self._judge_memory()
 
     def _judge_ranges(self) -> set[int]:
@@ -1262,6 +1317,7 @@ _FAULTS: dict[str, Callable[[Simulation], None]] = {
     "part client": Simulation.part_client,
     "isolate server": Simulation.isolate_server,
     "break": Simulation.break_some,
+    "send away": Simulation.send_away,
 }
 
 
@@ -1307,14 +1363,40 @@ def simulate(
 ) -> Report:
     """Run a seed; `settings` take the place of what it chooses. The report says what failed."""
     simulation = Simulation(seed, variant, trace, settings)
+    limits = _small_limits(simulation.report) if simulation.config.forgetful else nullcontext()
     try:
-        simulation.run()
+        with limits:
+            simulation.run()
     except Failure as failure:
         simulation.report.failure = str(failure)
     except Exception:  # noqa: BLE001 - the core is not to raise, whatever it is
         simulation.report.failure = f"an exception\n{traceback.format_exc()}"
     simulation.report.events = simulation.count
     return simulation.report
+
+
+@contextmanager
+def _small_limits(report: Report) -> Iterator[None]:
+    """Let participants forget within a run, and count it."""
+    original_forget, original_expire = Memory.forget, Memory._expire
+
+    def forget(self: Memory, client: int, sequence: int) -> None:
+        before = len(self.remembered[client])
+        original_forget(self, client, sequence)
+        report.forgotten += before - len(self.remembered.get(client, ()))
+
+    def expire(self: Memory, client: int) -> None:
+        had_left_something = client in self.remembered
+        original_expire(self, client)
+        report.expired += had_left_something and client not in self.clients
+
+    with (
+        mock.patch.object(memory, "RESUME_TIMEOUT_S", SMALL_RESUME_TIMEOUT_S),
+        mock.patch.object(memory, "MAX_WINDOW", SMALL_WINDOW),
+        mock.patch.object(Memory, "forget", forget),
+        mock.patch.object(Memory, "_expire", expire),
+    ):
+        yield
 
 
 _COUNTS = [one.name for one in fields(Report) if one.name not in {"seed", "config", "failure"}]

@@ -10,7 +10,7 @@ from rdht.messages import Message, Operation, Outgoing, Reason
 from rdht.participant import Participant
 from rdht.parts import Result
 from tests.model import simulator
-from tests.model.mutants import MUTANTS
+from tests.model.mutants import MUTANTS, SIMULATED
 from tests.model.simulator import Report, Variant, simulate, simulate_all
 
 SEEDS = 1000
@@ -41,7 +41,19 @@ TROUBLES = CRASHES | {
     ),
     "many": 0.5,
 }
+AWAY: dict[str, Any] = {
+    "forgetful": True,
+    "faults": tuple((0.6 + 0.3 * at, ("send away", "part client")[at % 2]) for at in range(18)),
+    "base_delay_s": 0.005,
+    "breaks": 0.01,
+    "keys": 3,
+    "many": 0.3,
+    "sessions": 6,
+    "commands": 20,
+    "window": 4,
+}
 SETTINGS = {
+    "any resume": AWAY,
     "any epoch": TROUBLES,
     "broken pledge": TROUBLES,
     "forgotten many": TROUBLES,
@@ -68,11 +80,13 @@ def test_no_seed_breaks_the_protocol() -> None:
     assert counts["done"] > 0.9 * counts["commands"]
     for name in ("aborted", "unknown", "crashes", "rejoins", "resolves", "lost"):
         assert counts[name] > 0
+    for name in ("refused", "forgotten", "expired"):
+        assert counts[name] > 0.1 * SEEDS
     assert counts["undecided"] == 0
     assert counts["untold"] < 0.001 * counts["done"]
 
 
-@pytest.mark.parametrize("settings", [OUTAGES, CRASHES, TROUBLES])
+@pytest.mark.parametrize("settings", [OUTAGES, CRASHES, TROUBLES, AWAY])
 def test_what_finds_mistakes_finds_none_without(settings: dict[str, Any]) -> None:
     failed = [one for one in range(50) if simulate(one, **settings).failure is not None]
     assert not failed
@@ -94,9 +108,9 @@ def test_a_failure_says_how_to_see_it_again() -> None:
     assert f"python -m tests.model.simulator --seed {report.seed} --trace" in text
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize("name", MUTANTS | SIMULATED)
 def test_a_mistake_in_the_protocol_is_found(name: str) -> None:
-    with MUTANTS[name].apply():
+    with (MUTANTS | SIMULATED)[name].apply():
         assert first_failure(Variant(), SETTINGS.get(name, {})) is not None
 
 
