@@ -6,8 +6,9 @@ from rdht.messages import Operation
 from rdht.parts import Result
 from rdht.replica import Entry
 from tests.model import explorer
-from tests.model.explorer import PLANS, Called
 from tests.model.mutants import MUTANTS
+from tests.model.plans import PLANS
+from tests.model.specification import Called, is_linearizable
 
 CAUGHT_BY = {
     "early no": "writer, server crash, classic",
@@ -80,4 +81,4 @@ def test_which_histories_are_linearizable(
     history = (put, Called(before, DONE, (read,)))
     table = {KEY: Entry(b"1", final)} if final else {}
 
-    assert explorer.is_linearizable((PUT, GET), history, table) == is_explained
+    assert is_linearizable((PUT, GET), history, table) == is_explained

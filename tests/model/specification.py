@@ -1,0 +1,81 @@
+"""What a small world's history has to obey: its commands, one after the other, explain it."""
+
+from typing import NamedTuple
+
+from rdht.coordinator import Command
+from rdht.execution import Outcome
+from rdht.messages import Operation
+from rdht.parts import Result
+from rdht.replica import ABSENT, Entry
+
+History = tuple["Called | None", ...]
+Table = dict[bytes, Entry]
+
+
+class Called(NamedTuple):
+    """A command that was called: which were done before, and how it ended."""
+
+    before: tuple[int, ...]
+    outcome: Outcome | None = None  # none: it is running, or its client has crashed
+    results: tuple[Result, ...] = ()
+
+
+def carry_out(commands: tuple[Command, ...], table: Table) -> tuple[Table, tuple[Result, ...]]:
+    """Return what the specification says becomes of the table, and the results by key."""
+    after = dict(table)
+    results = []
+    for operation, key, value, version in sorted(commands, key=lambda command: command.key):
+        value_before, version_before = table.get(key, ABSENT)
+        is_present = value_before is not None
+        found = {
+            Operation.GET: is_present,
+            Operation.PUT: True,
+            Operation.ADD: not is_present,
+            Operation.DELETE: is_present,
+            Operation.CAS: version == version_before,
+        }[operation]
+        if found and operation is not Operation.GET:
+            after[key] = Entry(None if operation is Operation.DELETE else value, version_before + 1)
+        read = value_before if operation is Operation.GET and value_before is not None else b""
+        results.append(Result(found, version_before, read))
+    return after, tuple(results)
+
+
+def is_linearizable(
+    commands: tuple[tuple[Command, ...], ...], history: History, final: Table
+) -> bool:
+    """Return whether some order of the commands explains all results and the final table.
+
+    What is done took effect once, between call and return; what was aborted, never; anything else
+    at most once, at any time after its call.
+    """
+    called = {index: one for index, one in enumerate(history) if one is not None}
+    done = {index for index, one in called.items() if one.outcome is Outcome.DONE}
+    possible = {index for index, one in called.items() if one.outcome is not Outcome.ABORTED}
+
+    def search(placed: frozenset[int], table: Table) -> bool:
+        if done <= placed and table == final:
+            return True
+        for index in possible - placed:
+            one = called[index]
+            if not placed.issuperset(one.before):
+                continue
+            after, results = carry_out(commands[index], table)
+            if index in done and not _explains(results, one.results):
+                continue
+            if search(placed | {index}, after):
+                return True
+        return False
+
+    return search(frozenset(), {})
+
+
+def _explains(results: tuple[Result, ...], seen: tuple[Result, ...]) -> bool:
+    """Compare results; one that another participant told may lack the version."""
+    if len(results) != len(seen):
+        return len(results) > 1  # several keys: only what the one that told it holds
+    return all(
+        (mine.found, mine.value) == (theirs.found, theirs.value)
+        and theirs.version in {mine.version, 0}
+        for mine, theirs in zip(results, seen, strict=True)
+    )
