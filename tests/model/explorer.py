@@ -2,7 +2,8 @@
 
 The world is made of the real `Participant`, `Rejoin` and `Execution` objects (`members.py`). A
 breadth-first search (`search.py`) visits every state of it (`world.py`) that can be reached, so the
-first failing trace is a shortest one.
+first failing trace is a shortest one. What is too large for that is also walked at random, by
+seeds (`walks.py`): each walk goes on until the world rests, where most can be judged.
 
 Run `python -m tests.model.explorer` for the configurations of the test (`plans.py`), with `--all`
 for all of them and for the mutants.
@@ -13,6 +14,7 @@ import sys
 
 from tests.model.plans import PLANS
 from tests.model.search import Search, Verdict
+from tests.model.walks import Walks
 from tests.model.world import World
 
 MUTANT_LIMIT = 250_000  # states; each mutant is caught long before
@@ -25,8 +27,15 @@ def explore(name: str, limit: int | None = None) -> Verdict:
 
 
 HEADING = (
-    f"{'configuration':36} {'states':>9} {'transitions':>11} {'depth':>5} {'seconds':>7}  verdict"
+    f"{'configuration':36} {'states':>9} {'transitions':>11} {'depth':>5} {'rests':>7} "
+    f"{'seconds':>7}  verdict"
 )
+
+
+def walk(name: str, count: int | None = None) -> Verdict:
+    """Walk through the configuration of that name, as often as it says or is given."""
+    plan = PLANS[name]
+    return Walks(World(plan.configuration), plan.walks if count is None else count).run()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,9 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.mutants:
         _say(HEADING)
         for name in names:
-            verdict = explore(name, options.limit)
-            _say(verdict.row(), *(f"    {line}" for line in verdict.trace))
-            has_failed = has_failed or bool(verdict.fault)
+            for verdict in [explore(name, options.limit)] + [walk(name)] * bool(PLANS[name].walks):
+                _say(verdict.row(), *(f"    {line}" for line in verdict.trace))
+                has_failed = has_failed or bool(verdict.fault)
     if options.mutants or options.all:
         has_failed = not _show_mutants(names, options.limit or MUTANT_LIMIT) or has_failed
     return int(has_failed)

@@ -16,6 +16,7 @@ class Verdict(NamedTuple):
     states: int
     transitions: int
     depth: int
+    rests: int  # states at rest, judged
     seconds: float
     is_complete: bool
     fault: str = ""
@@ -26,7 +27,7 @@ class Verdict(NamedTuple):
         verdict = self.fault or ("holds, complete" if self.is_complete else "holds so far")
         return (
             f"{self.name:36} {self.states:>9} {self.transitions:>11} {self.depth:>5} "
-            f"{self.seconds:>7.1f}  {verdict}"
+            f"{self.rests:>7} {self.seconds:>7.1f}  {verdict}"
         )
 
 
@@ -43,6 +44,7 @@ class Search:
         self._clean = bytearray()  # at rest and clean, or on a way there
         self._is_new = False
         self._depth = 0
+        self._rests = 0
         self._started_s = time.perf_counter()
 
     def run(self) -> Verdict:
@@ -74,17 +76,18 @@ class Search:
                     new = world.apply(state, action)
                     if new == state:
                         continue
-                    world.check(new)
+                    number = self._add(new, index, ordinal)
+                    if self._is_new:
+                        following.append(new)
+                        world.check(new)
                 except Exception as error:
                     why = f"{type(error).__name__}: {error}"
                     raise _Found(why, index, action) from error
                 is_at_rest = is_at_rest and world.is_accident(action)
-                number = self._add(new, index, ordinal)
-                if self._is_new:
-                    following.append(new)
                 sources.append(index)
                 targets.append(number)
             if is_at_rest:
+                self._rests += 1
                 try:
                     world.check_rest(state)
                 except Fault as error:
@@ -142,6 +145,7 @@ class Search:
             len(self._seen),
             len(self._edges[0]),
             self._depth,
+            self._rests,
             time.perf_counter() - self._started_s,
             is_complete,
             fault,

@@ -1,5 +1,6 @@
 """What a small world's history has to obey: its commands, one after the other, explain it."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from rdht.coordinator import Command
@@ -42,19 +43,20 @@ def carry_out(commands: tuple[Command, ...], table: Table) -> tuple[Table, tuple
 
 
 def is_linearizable(
-    commands: tuple[tuple[Command, ...], ...], history: History, final: Table
+    commands: tuple[tuple[Command, ...], ...], history: History, seen: Mapping[bytes, Entry]
 ) -> bool:
-    """Return whether some order of the commands explains all results and the final table.
+    """Return whether some order of the commands explains all results, and what is seen now.
 
-    What is done took effect once, between call and return; what was aborted, never; anything else
-    at most once, at any time after its call.
+    `seen` has what a reader would find who began now, of the keys that can be read. What is done
+    took effect once, between call and return; what was aborted, never; anything else at most once,
+    at any time after its call.
     """
     called = {index: one for index, one in enumerate(history) if one is not None}
     done = {index for index, one in called.items() if one.outcome is Outcome.DONE}
     possible = {index for index, one in called.items() if one.outcome is not Outcome.ABORTED}
 
     def search(placed: frozenset[int], table: Table) -> bool:
-        if done <= placed and table == final:
+        if done <= placed and all(table.get(key, ABSENT) == seen[key] for key in seen):
             return True
         for index in possible - placed:
             one = called[index]

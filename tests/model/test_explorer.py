@@ -4,7 +4,7 @@ from rdht.coordinator import Command
 from rdht.execution import Outcome
 from rdht.messages import Operation
 from rdht.parts import Result
-from rdht.replica import Entry
+from rdht.replica import ABSENT, Entry
 from tests.model import explorer
 from tests.model.mutants import MUTANTS
 from tests.model.plans import PLANS
@@ -25,6 +25,7 @@ CAUGHT_BY = {
     "lost memories": "writer, server a refuses, crash",
     "hasty acknowledgement": "writer, server a refuses, crash",
 }
+WALKS = 200
 
 
 @pytest.mark.parametrize("name", [name for name, plan in PLANS.items() if plan.is_quick])
@@ -33,6 +34,15 @@ def test_the_protocol_holds_in_every_state(name: str) -> None:
 
     assert verdict.fault == "", "\n".join([verdict.fault, *verdict.trace])
     assert verdict.is_complete
+    assert verdict.rests > 0
+
+
+@pytest.mark.parametrize("name", [name for name, plan in PLANS.items() if plan.limit])
+def test_the_protocol_holds_where_it_is_walked_only(name: str) -> None:
+    verdict = explorer.walk(name, WALKS)
+
+    assert verdict.fault == "", "\n".join([verdict.fault, *verdict.trace])
+    assert verdict.rests > WALKS / 10
 
 
 @pytest.mark.parametrize("name", MUTANTS)
@@ -79,6 +89,6 @@ def test_which_histories_are_linearizable(
     read = Result(found=False, version=0) if get is None else Result(True, *get)
     before = (0,) if put.outcome is DONE else ()
     history = (put, Called(before, DONE, (read,)))
-    table = {KEY: Entry(b"1", final)} if final else {}
+    seen = {KEY: Entry(b"1", final) if final else ABSENT}
 
-    assert is_linearizable((PUT, GET), history, table) == is_explained
+    assert is_linearizable((PUT, GET), history, seen) == is_explained

@@ -30,7 +30,7 @@ from tests.model.members import (
     process_number,
     server_traits,
 )
-from tests.model.specification import Called, History, is_linearizable
+from tests.model.specification import Called, History, Table, is_linearizable
 
 _ANSWERS = {Status.YES, Status.NO, Status.DONE, Status.DONE_NOTHING}
 _REJOINING = {Status.JOIN, Status.COPY, Status.JOINED, Status.KNOWN}
@@ -79,7 +79,17 @@ class World:
         self._server_steps: dict[tuple[Any, ...], Any] = {}
         self._client_steps: dict[tuple[Any, ...], Any] = {}
         self._appended: dict[tuple[int, int], int] = {}
-        self._checked: dict[tuple[int, ...], str] = {}
+        self._checked: dict[tuple[int, ...], tuple[str, int]] = {}
+        self._explained: dict[tuple[int, int], str] = {}
+        self._rested: dict[tuple[int, ...], str] = {}
+        self._seen: list[Table] = []
+        self._seen_numbers: dict[tuple[tuple[bytes, Entry], ...], int] = {}
+        ring = self.setting.ring
+        keys = {command.key for commands in self.commands for command in commands}
+        self._keys = {  # of the commands, by range
+            number: sorted(key for key in keys if ring.range_of(key) == number)
+            for number in range(len(layout))
+        }
         self._empty = self._content(is_broken=False, messages=())
         self._broken = self._content(is_broken=True, messages=())
         server_count, client_count = len(self.servers), len(configuration.programmes)
@@ -499,13 +509,52 @@ class World:
     # What has to hold.
 
     def check(self, state: WorldState) -> None:
-        """Raise Fault if replicas that serve together differ in a key that nobody has locked."""
+        """Raise Fault if replicas differ, or no order explains what has been told so far.
+
+        It also has to explain what one could read now: a replica that serves a key which nobody
+        has locked tells what it has. So neither a rest nor an end is needed to judge.
+        """
         servers = state[: self._clients_at]
-        why = self._checked.get(servers)
-        if why is None:
-            why = self._checked[servers] = self._differences(servers)
+        checked = self._checked.get(servers)
+        if checked is None:
+            why = self._differences(servers)
+            seen, unequal = self._readable(servers)
+            checked = self._checked[servers] = (why or unequal, self._seen_number(seen))
+        why, number = checked
         if why:
             raise Fault(why)
+        case = state[self._history_at], number
+        explained = self._explained.get(case)
+        if explained is None:
+            explained = self._explained[case] = self._unexplained(case[0], self._seen[number])
+        if explained:
+            raise Fault(explained)
+
+    def _seen_number(self, seen: Table) -> int:
+        number = self._seen_numbers.setdefault(tuple(seen.items()), len(self._seen))
+        if number == len(self._seen):
+            self._seen.append(seen)
+        return number
+
+    def _readable(self, servers: tuple[int, ...]) -> tuple[Table, str]:
+        """Return what can be read of the commands' keys; or a key that two replicas tell apart."""
+        seen: Table = {}
+        for number, pair in enumerate(self.setting.layout):
+            for name in pair:
+                traits = self._server_traits[servers[self.servers.index(name)]]
+                if dict(traits.modes)[number] not in {Mode.SERVING, Mode.GIVING}:
+                    continue
+                for key in self._keys[number]:
+                    here = traits.tables[number].get(key, ABSENT)
+                    if key not in traits.locked and seen.setdefault(key, here) != here:
+                        return {}, f"{name} tells {key!r} {here}, the other {seen[key]}"
+        return seen, ""
+
+    def _unexplained(self, number: int, seen: Table) -> str:
+        history = self._histories[number]
+        if is_linearizable(tuple(self.commands), history, seen):
+            return ""
+        return f"no order explains {self._narrate(history)}, where one reads {show_table(seen)}"
 
     def _differences(self, servers: tuple[int, ...]) -> str:
         for number, pair in enumerate(self.setting.layout):
@@ -526,9 +575,9 @@ class World:
     def check_rest(self, state: WorldState) -> None:
         """Raise Fault if the world comes to rest in a state that is not clean."""
         rest = *state[: self._clients_at + len(self._first) - 1], state[self._history_at]
-        why = self._checked.get(rest)
+        why = self._rested.get(rest)
         if why is None:
-            why = self._checked[rest] = self._faults_at_rest(state)
+            why = self._rested[rest] = self._faults_at_rest(state)
         if why:
             raise Fault(why)
 
@@ -541,17 +590,14 @@ class World:
             client = self._client_traits[state[end]]
             if client is not None and not client.is_over:
                 return f"client {self._name(end)} waits for ever"
-        final: dict[bytes, Entry] = {}
+        final: Table = {}
         for number, pair in enumerate(self.setting.layout):
             one, other = (servers[self.servers.index(name)] for name in pair)
             why = self._faults_of_range(number, one, other)
             if why:
                 return f"at rest, range {number} {why}"
-            final |= one.tables[number]
-        history = self._histories[state[self._history_at]]
-        if not is_linearizable(tuple(self.commands), history, final):
-            return f"no order explains {self._narrate(history)}, at last {show_table(final)}"
-        return ""
+            final |= {key: one.tables[number].get(key, ABSENT) for key in self._keys[number]}
+        return self._unexplained(state[self._history_at], final)
 
     def _faults_of_range(self, number: int, one: ServerTraits, other: ServerTraits) -> str:
         modes = {dict(traits.modes)[number] for traits in (one, other)}
