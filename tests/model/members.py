@@ -22,6 +22,7 @@ from rdht.ring import Ring
 from rdht.roster import Roster, ServerAddress
 from rdht.transaction import Transaction
 from rdht.transitions import State
+from tests.model.specification import may_be_partial
 
 NOW_S = 0.0
 HURRIED_S = 1.0  # when a server asks about what it need not ask about yet
@@ -64,7 +65,7 @@ class ClientStep(NamedTuple):
 
     sends: tuple[tuple[str, Message], ...] = ()
     called: bool = False
-    returned: tuple[Outcome, tuple[Result, ...]] | None = None
+    returned: tuple[Outcome, tuple[Result, ...], bool] | None = None  # as `Called` has it
     closes: bool = False
 
 
@@ -170,10 +171,11 @@ class Client:
             return ClientStep(tuple(sends))
         is_done = execution.outcome is Outcome.DONE
         results = tuple(execution.results()) if is_done else ()
+        is_partial = is_done and may_be_partial(execution)
         closes = execution.outcome is Outcome.UNKNOWN or execution.is_unsettled
         self.at = sys.maxsize if closes else self.at + 1
         self._prepare()
-        return ClientStep(tuple(sends), False, (execution.outcome, results), closes)
+        return ClientStep(tuple(sends), False, (execution.outcome, results, is_partial), closes)
 
 
 def _no_jitter(pause_s: float) -> float:

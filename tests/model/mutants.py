@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from rdht import coordinator, transitions
+from rdht.execution import Execution
 from rdht.machine import Machine
 from rdht.memory import Memory
 from rdht.messages import Message, Operation, Outgoing, Reason
 from rdht.participant import Participant
+from rdht.parts import Result
 from rdht.replica import Mode, Replica
 from rdht.resolution import Resolution
 from rdht.transaction import Transaction
@@ -154,6 +156,24 @@ def _vote_repeated_afresh() -> AbstractContextManager[Any]:
     return mock.patch.object(Participant, "_request", request)
 
 
+def _no_versions() -> AbstractContextManager[Any]:
+    original = Execution.results
+
+    def results(self: Execution) -> list[Result]:
+        return [one._replace(version=0) for one in original(self)]
+
+    return mock.patch.object(Execution, "results", results)
+
+
+def _half_told() -> AbstractContextManager[Any]:
+    original = Execution.results
+
+    def results(self: Execution) -> list[Result]:
+        return original(self)[:1]
+
+    return mock.patch.object(Execution, "results", results)
+
+
 def _any_resume() -> AbstractContextManager[Any]:
     original = Participant.connect
 
@@ -185,6 +205,8 @@ MUTANTS = _registry(
             "forgotten many", "a commit of several keys of a range is forgotten", _forgotten_many
         ),
         Mutant("lost memories", "a copy comes without what was committed", _lost_memories),
+        Mutant("no versions", "every version that a caller is told is 0", _no_versions),
+        Mutant("half told", "of several results a caller is told the first", _half_told),
         Mutant(
             "hasty acknowledgement",
             "a server that is coming back acknowledges an abort of what it may have committed",

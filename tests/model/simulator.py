@@ -48,6 +48,7 @@ from tests.model.linearizability import (
     explain_disorder,
     find_order,
 )
+from tests.model.specification import may_be_partial
 
 SERVERS = tuple(f"s{number}" for number in range(5))
 KEY_RANGE = 100
@@ -783,6 +784,9 @@ class Simulation:
         job.ended_s = self.now_s
         if execution.outcome is Outcome.DONE:
             job.results = execution.results()
+            if not job.is_told and not may_be_partial(execution):
+                why = f"{job.commands} were done, and told no more than {job.results}"
+                raise Failure(why)
         job.why = execution.why
         if self.trace:
             self.log(f"{session.name} ends {describe(session, job)}")

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from rdht.coordinator import Command
-from rdht.execution import Outcome
-from rdht.messages import Operation
+from rdht.execution import Execution, Outcome
+from rdht.messages import Operation, Status
 from rdht.parts import Result
 from rdht.replica import ABSENT, Entry
 
@@ -19,6 +19,7 @@ class Called(NamedTuple):
     before: tuple[int, ...]
     outcome: Outcome | None = None  # none: it is running, or its client has crashed
     results: tuple[Result, ...] = ()
+    is_partial: bool = False  # several keys: told by another participant, of those it knows
 
 
 def carry_out(commands: tuple[Command, ...], table: Table) -> tuple[Table, tuple[Result, ...]]:
@@ -63,7 +64,7 @@ def is_linearizable(
             if not placed.issuperset(one.before):
                 continue
             after, results = carry_out(commands[index], table)
-            if index in done and not _explains(results, one.results):
+            if index in done and not _explains(results, one):
                 continue
             if search(placed | {index}, after):
                 return True
@@ -72,12 +73,17 @@ def is_linearizable(
     return search(frozenset(), {})
 
 
-def _explains(results: tuple[Result, ...], seen: tuple[Result, ...]) -> bool:
-    """Compare results; one that another participant told may lack the version."""
-    if len(results) != len(seen):
-        return len(results) > 1  # several keys: only what the one that told it holds
-    return all(
-        (mine.found, mine.value) == (theirs.found, theirs.value)
-        and theirs.version in {mine.version, 0}
-        for mine, theirs in zip(results, seen, strict=True)
-    )
+def _explains(results: tuple[Result, ...], called: Called) -> bool:
+    """Return whether these results are what was told, or those of them that one was told of."""
+    if not called.is_partial:
+        return results == called.results
+    rest = iter(results)
+    return all(one in rest for one in called.results)
+
+
+def may_be_partial(execution: Execution) -> bool:
+    """Return whether one participant's word was enough for a command on several keys."""
+    attempt = execution._coordinator
+    if attempt is None or len(execution.commands) == 1:
+        return False
+    return any(vote.status is Status.DONE for vote in attempt._votes.values())

@@ -502,8 +502,8 @@ class World:
             events[number] = Called(tuple(done))
         called = events[number]
         if step.returned is not None and called is not None:
-            outcome, results = step.returned
-            events[number] = called._replace(outcome=outcome, results=results)
+            outcome, results, is_partial = step.returned
+            events[number] = Called(called.before, outcome, results, is_partial)
         return self._history(tuple(events))
 
     # What has to hold.
