@@ -56,6 +56,11 @@ class Configuration(NamedTuple):
     founding: bool = False  # start with servers that have never served
     may_lose: bool = False  # a range may end as lost
 
+    @property
+    def has_news(self) -> bool:
+        """Whether servers tell each other which ranges are served: it matters only here."""
+        return self.founding or self.may_lose
+
 
 # A client and a server.
 
@@ -205,7 +210,7 @@ class Server:
         for tx in participant.transactions.values():
             client_left = memory.clients.get(tx.name.client) is not None
             tx.deadline_s = NOW_S if client_left or tx.deadline_s in asked_s else HURRIED_S
-        self.rejoin._next_s = NOW_S if self.setting.configuration.founding else _NEVER_S
+        self.rejoin._next_s = NOW_S if self.setting.configuration.has_news else _NEVER_S
         memory._strangers = dict.fromkeys(memory._strangers, NOW_S)
         for one in (memory.clients, participant.locks.holders, memory.remembered):
             _sort(one)
@@ -260,6 +265,8 @@ class ServerTraits(NamedTuple):
     life: int
     modes: tuple[tuple[int, Mode], ...]
     epochs: tuple[tuple[int, int], ...]
+    founded: tuple[tuple[int, int], ...]  # the table of each complete copy
+    knows: frozenset[int]  # ranges that it knows to have been served
     tables: dict[int, dict[bytes, Entry]]
     locked: frozenset[bytes]
     busy: str  # what is under way, if anything is
@@ -301,6 +308,8 @@ def server_traits(server: Server) -> ServerTraits:
         server.life,
         tuple((one.number, one.mode) for one in replicas),
         tuple((one.number, one.epoch) for one in replicas),
+        tuple((one.number, one.founded) for one in replicas if one.intact),
+        frozenset(rejoin._known_ranges()),
         {one.number: dict(one.table) for one in replicas},
         frozenset(participant.locks.holders),
         busy,

@@ -1,9 +1,9 @@
 """Mistakes in the protocol, made on purpose: who searches for faults has to find each of them.
 
-A mutant changes the real classes for as long as its context lasts. The explorer and the simulator
-have to find those of MUTANTS; the ones of SIMULATED need a disk, or time to forget, which only the
-simulator has. "Acknowledging a durable yes before fdatasync" is a mistake of what is around the
-core, and a `Variant` of the simulator's own.
+A mutant changes the real classes for as long as its context lasts. The explorer has to find those
+of MUTANTS, and the simulator most of them, too; the ones of SIMULATED need a disk, or time to
+forget, which only the simulator has. "Acknowledging a durable yes before fdatasync" is a mistake of
+what is around the core, and a `Variant` of the simulator's own.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,6 +18,7 @@ from rdht.memory import Memory
 from rdht.messages import Message, Operation, Outgoing, Reason
 from rdht.participant import Participant
 from rdht.parts import Result
+from rdht.rejoin import Rejoin
 from rdht.replica import Mode, Replica
 from rdht.resolution import Resolution
 from rdht.transaction import Transaction
@@ -30,6 +31,7 @@ class Mutant(NamedTuple):
     name: str
     description: str
     apply: Callable[[], AbstractContextManager[Any]]
+    is_simulated: bool = True  # whether the simulator finds it in some hundred seeds, too
 
 
 def _early_no() -> AbstractContextManager[Any]:
@@ -174,6 +176,29 @@ def _half_told() -> AbstractContextManager[Any]:
     return mock.patch.object(Execution, "results", results)
 
 
+def _begun_anew() -> AbstractContextManager[Any]:
+    original = Rejoin._found
+
+    def found(self: Rejoin, replica: Replica) -> bool:
+        with mock.patch.object(self, "_known", set()):
+            return original(self, replica)
+
+    return mock.patch.object(Rejoin, "_found", found)
+
+
+def _begun_in_secret() -> AbstractContextManager[Any]:
+    original = Rejoin._found
+
+    def found(self: Rejoin, replica: Replica) -> bool:
+        original(self, replica)
+        if replica.number in self._announced:
+            replica.intact = True
+            replica.founded = self._incarnation
+        return replica.intact
+
+    return mock.patch.object(Rejoin, "_found", found)
+
+
 def _any_resume() -> AbstractContextManager[Any]:
     original = Participant.connect
 
@@ -205,6 +230,13 @@ MUTANTS = _registry(
             "forgotten many", "a commit of several keys of a range is forgotten", _forgotten_many
         ),
         Mutant("lost memories", "a copy comes without what was committed", _lost_memories),
+        Mutant("begun anew", "a range that was served is begun anew", _begun_anew),
+        Mutant(
+            "begun in secret",
+            "a range is served BEFORE all have heard",
+            _begun_in_secret,
+            is_simulated=False,
+        ),
         Mutant("no versions", "every version that a caller is told is 0", _no_versions),
         Mutant("half told", "of several results a caller is told the first", _half_told),
         Mutant(

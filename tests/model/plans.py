@@ -33,11 +33,12 @@ def _plans() -> list[Plan]:
         more = {"servers": 3, "ranges": 2, "attempts": 1, **more}
         return Configuration(name, programmes, **more)
 
-    def founding(name: str, **more: Any) -> Configuration:
-        return Configuration(name, (), founding=True, **more)
+    def founding(name: str, *programmes: Programme, **more: Any) -> Configuration:
+        return Configuration(name, programmes, founding=True, **more)
 
     classic: dict[str, Any] = {"profile": "classic"}
     crash: dict[str, Any] = {"server_crashes": 1}
+    both_crash: dict[str, Any] = {"server_crashes": 2, "crashing_servers": "ab"}
     gone: dict[str, Any] = {"client_crashes": 1, "crashing_clients": "v"}
     refused_by_a = (
         "crash server a",
@@ -83,6 +84,9 @@ def _plans() -> list[Plan]:
         spanning("put_many, client crash", (many,), **gone),
         small("writer, server a refuses, crash", (put,), prelude=refused_by_a, server_crashes=2),
         founding("founding", ranges=2),
+        founding("founding, 3 servers", servers=3),
+        founding("founding, writer, reader", (put,), (get,)),
+        small("3 servers, a and b crash", servers=3, may_lose=True, **both_crash),
         founding("founding, server crash", ranges=2, may_lose=True, **crash),
     ]
     full = [
@@ -105,8 +109,11 @@ def _plans() -> list[Plan]:
         small("two writers, server crash", (put,), (put_again,), **crash),
         small("two writers, client crash", (put,), (put_again,), client_crashes=1),
         founding("founding, 3 servers, crash", servers=3, may_lose=True, **crash),
+        founding("founding, writer, server crash", (put,), may_lose=True, **crash),
     ]
     capped = [
+        founding("founding, 3 servers, 2 crashes", servers=3, may_lose=True, server_crashes=2),
+        small("writer, 3 servers, a and b crash", (put,), servers=3, may_lose=True, **both_crash),
         spanning("put_many, put, client crash", (many,), (rival,), client_crashes=1),
         spanning("put_many, put, server crash", (many,), (rival,), **crash),
         spanning("put_many, server b crash", (many,), crashing_servers="b", **crash),

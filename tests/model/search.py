@@ -6,7 +6,8 @@ from array import array
 from hashlib import blake2b
 from typing import NamedTuple
 
-from tests.model.world import Action, Fault, World, WorldState
+from tests.model.specification import Fault
+from tests.model.world import Action, World, WorldState
 
 
 class Verdict(NamedTuple):

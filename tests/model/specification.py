@@ -13,6 +13,10 @@ History = tuple["Called | None", ...]
 Table = dict[bytes, Entry]
 
 
+class Fault(Exception):  # noqa: N818 - it is what the search looks for
+    """An invariant does not hold."""
+
+
 class Called(NamedTuple):
     """A command that was called: which were done before, and how it ended."""
 

@@ -23,6 +23,8 @@ CAUGHT_BY = {
     "broken pledge": "put_many, server b refuses",
     "forgotten many": "put_many in a range, client crash",
     "lost memories": "writer, server a refuses, crash",
+    "begun anew": "3 servers, a and b crash",
+    "begun in secret": "founding, 3 servers",
     "no versions": "writer, reader",
     "half told": "put_many in a range, client crash",
     "hasty acknowledgement": "writer, server a refuses, crash",

@@ -52,7 +52,9 @@ AWAY: dict[str, Any] = {
     "commands": 20,
     "window": 4,
 }
+LOSSES = CRASHES | {"risky": True, "many": 0.0}
 SETTINGS = {
+    "begun anew": LOSSES,
     "any resume": AWAY,
     "any epoch": TROUBLES,
     "broken pledge": TROUBLES,
@@ -86,7 +88,7 @@ def test_no_seed_breaks_the_protocol() -> None:
     assert counts["untold"] < 0.001 * counts["done"]
 
 
-@pytest.mark.parametrize("settings", [OUTAGES, CRASHES, TROUBLES, AWAY])
+@pytest.mark.parametrize("settings", [OUTAGES, CRASHES, TROUBLES, AWAY, LOSSES])
 def test_what_finds_mistakes_finds_none_without(settings: dict[str, Any]) -> None:
     failed = [one for one in range(50) if simulate(one, **settings).failure is not None]
     assert not failed
@@ -108,9 +110,12 @@ def test_a_failure_says_how_to_see_it_again() -> None:
     assert f"python -m tests.model.simulator --seed {report.seed} --trace" in text
 
 
-@pytest.mark.parametrize("name", MUTANTS | SIMULATED)
+MISTAKES = {name: one for name, one in (MUTANTS | SIMULATED).items() if one.is_simulated}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_in_the_protocol_is_found(name: str) -> None:
-    with (MUTANTS | SIMULATED)[name].apply():
+    with MISTAKES[name].apply():
         assert first_failure(Variant(), SETTINGS.get(name, {})) is not None
 
 

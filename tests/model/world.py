@@ -5,12 +5,14 @@ or client is frozen to a plain value, numbered, and each step is worked out once
 object and calling it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rdht.execution import Outcome
 from rdht.messages import Flag, Message, Reason, Status
 from rdht.replica import ABSENT, Entry, Mode
+from tests.model import births
+from tests.model.births import Birth
 from tests.model.codec import Codec
 from tests.model.members import (
     CLIENTS,
@@ -30,7 +32,7 @@ from tests.model.members import (
     process_number,
     server_traits,
 )
-from tests.model.specification import Called, History, Table, is_linearizable
+from tests.model.specification import Called, Fault, History, Table, is_linearizable
 
 _ANSWERS = {Status.YES, Status.NO, Status.DONE, Status.DONE_NOTHING}
 _REJOINING = {Status.JOIN, Status.COPY, Status.JOINED, Status.KNOWN}
@@ -42,10 +44,6 @@ _DEAD = 0  # the number of a client that has crashed
 
 Action = tuple[Any, ...]
 WorldState = tuple[int, ...]
-
-
-class Fault(Exception):  # noqa: N818 - it is what the search looks for
-    """An invariant does not hold."""
 
 
 class World:
@@ -108,6 +106,9 @@ class World:
         self._crash_at, self._server_crash_at, self._break_at, self._give_up_at, self._hurry_at = (
             range(self._history_at + 1, self._history_at + 6)
         )
+        self._births_at = self._hurry_at + 1
+        self._births: list[tuple[Birth, ...]] = []  # of all ranges
+        self._birth_numbers: dict[tuple[Birth, ...], int] = {}
 
     # Numbers for values.
 
@@ -149,6 +150,12 @@ class World:
         if number is None:
             number = self._history_numbers[history] = len(self._histories)
             self._histories.append(history)
+        return number
+
+    def _birth_number(self, births: tuple[Birth, ...]) -> int:
+        number = self._birth_numbers.setdefault(births, len(self._births))
+        if number == len(self._births):
+            self._births.append(births)
         return number
 
     def _server(self, server: Server) -> int:
@@ -245,8 +252,10 @@ class World:
             for server in servers:
                 server.participant.connect(index + 1, NOW_S, resume=False)
         budget = self.configuration
+        numbers = [self._server(server) for server in servers]
+        unborn = self._birth_number((Birth(),) * len(self.setting.layout))
         state = (
-            *(self._server(server) for server in servers),
+            *numbers,
             *(self._client(client) for client in clients),
             *(self._empty for _ in self._channels),
             self._history((None,) * len(self.commands)),
@@ -255,6 +264,7 @@ class World:
             budget.breaks,
             budget.give_ups,
             budget.hurries,
+            self._followed_births(numbers, unborn),
         )
         for line in budget.prelude:
             state = next(
@@ -440,6 +450,9 @@ class World:
                 self._terminate(new, at)
             elif source == index:
                 new[at] = self._append(new[at], _END) if new[at] != self._empty else new[at]
+        known = self._births[new[self._births_at]]
+        left = tuple(births.forget(one, self.servers[index]) for one in known)
+        new[self._births_at] = self._birth_number(left)
 
     def _do_reconnect(self, new: list[int], end: int, index: int) -> None:
         """Connect again; the server may not have seen the older connection end."""
@@ -467,10 +480,21 @@ class World:
             new[self._channels[index, end]] = self._broken
 
     def _step_server(self, new: list[int], index: int, event: Action) -> None:
-        new[index], sends = self._server_step(new[index], event)
+        before = new[index]
+        new[index], sends = self._server_step(before, event)
+        if self.configuration.has_news and new[index] != before:
+            new[self._births_at] = self._followed_births(new, new[self._births_at])
         for target, message in sends:
             at = self._channels[index, target]
             new[at] = self._append(new[at], message)
+
+    def _followed_births(self, servers: Sequence[int], known: int) -> int:
+        traits = {
+            name: self._server_traits[number]
+            for name, number in zip(self.servers, servers, strict=False)
+        }
+        followed = (births.follow(one, at, traits) for at, one in enumerate(self._births[known]))
+        return self._birth_number(tuple(followed))
 
     def _step_client(self, new: list[int], end: int, event: Action) -> None:
         before = self._client_traits[new[end]]
@@ -596,6 +620,8 @@ class World:
             why = self._faults_of_range(number, one, other)
             if why:
                 return f"at rest, range {number} {why}"
+            if (number, Mode.LOST) in one.modes and self.configuration.server_crashes > 1:
+                continue
             final |= {key: one.tables[number].get(key, ABSENT) for key in self._keys[number]}
         return self._unexplained(state[self._history_at], final)
 
