@@ -5,6 +5,10 @@ SIGCONT. Each client writes down when each command began and ended, and what it 
 what a killed one had in flight is known too. All is healed in the end; then every command must
 succeed again, the replicas must be equal, and the histories linearizable.
 
+To lose power means SIGKILL to all servers here. What a process has written outlives it in the
+kernel, synced or not; so a missing fdatasync cannot show, but only a record that was still in the
+process: `rdht/store.py` keeps them until it syncs. The simulator's disks lose what is not synced.
+
     python -m tests.model.chaos --mode memory --seconds 600 --seed 1
 """
 
