@@ -19,10 +19,11 @@ from rdht.messages import Message, Operation, Outgoing, Reason
 from rdht.participant import Participant
 from rdht.parts import Result
 from rdht.rejoin import Rejoin
-from rdht.replica import Mode, Replica
+from rdht.replica import Copy, Mode, Replica
 from rdht.resolution import Resolution
 from rdht.transaction import Transaction
 from rdht.transitions import Action, Event, State
+from rdht.write_ahead import epoch_of
 
 
 class Mutant(NamedTuple):
@@ -208,6 +209,65 @@ def _any_resume() -> AbstractContextManager[Any]:
     return mock.patch.object(Participant, "connect", connect)
 
 
+def _epoch_kept() -> AbstractContextManager[Any]:
+    original = Participant.freeze
+
+    def freeze(self: Participant, number: int, now_s: float) -> Outgoing:
+        self.replicas[number].epoch -= self.write_ahead.is_durable
+        return original(self, number, now_s)
+
+    return mock.patch.object(Participant, "freeze", freeze)
+
+
+def _whole_request() -> AbstractContextManager[Any]:
+    original = Transaction.drop
+
+    def drop(self: Transaction, number: int) -> list[Message]:
+        request = self.request
+        dropped = original(self, number)
+        self.request = request
+        return dropped
+
+    return mock.patch.object(Transaction, "drop", drop)
+
+
+def _yes_told_early() -> AbstractContextManager[Any]:
+    original = Participant._asked
+
+    def asked(
+        self: Participant, server: str, message: Message, now_s: float, out: Outgoing
+    ) -> None:
+        must_sync = self.write_ahead.must_sync
+        original(self, server, message, now_s, out)
+        self.write_ahead.must_sync = must_sync
+
+    return mock.patch.object(Participant, "_asked", asked)
+
+
+def _abort_unsynced() -> AbstractContextManager[Any]:
+    original = Machine._undo
+
+    def undo(self: Machine, tx: Transaction) -> None:
+        must_sync = self._write_ahead.must_sync
+        original(self, tx)
+        self._write_ahead.must_sync = must_sync
+
+    return mock.patch.object(Machine, "_undo", undo)
+
+
+def _copy_unwritten() -> AbstractContextManager[Any]:
+    original = Participant.install
+
+    def install(self: Participant, joined: Message, copy: Copy, now_s: float) -> None:
+        is_durable, self.write_ahead.is_durable = self.write_ahead.is_durable, False
+        original(self, joined, copy, now_s)
+        self.write_ahead.is_durable = is_durable
+        if is_durable:
+            self.write_ahead.record(epoch_of(self.replicas[joined.range]), sync=True)
+
+    return mock.patch.object(Participant, "install", install)
+
+
 def _registry(mutants: Iterable[Mutant]) -> dict[str, Mutant]:
     return {mutant.name: mutant for mutant in mutants}
 
@@ -250,5 +310,10 @@ MUTANTS = _registry(
 SIMULATED = _registry(
     [
         Mutant("any resume", "a client that was forgotten may always resume", _any_resume),
+        Mutant("epoch kept", "who decides alone for a range has no newer epoch", _epoch_kept),
+        Mutant("whole request", "what a copy has decided is prepared again", _whole_request),
+        Mutant("early yes", "a peer is told a yes BEFORE it is on disk", _yes_told_early),
+        Mutant("unsynced abort", "an ABORT is heard of BEFORE it is on disk", _abort_unsynced),
+        Mutant("unwritten copy", "the pages of a copy are not in the journal", _copy_unwritten),
     ]
 )

@@ -52,10 +52,50 @@ AWAY: dict[str, Any] = {
     "commands": 20,
     "window": 4,
 }
+MIX: dict[str, Any] = {
+    "durable": True,
+    "faults": tuple(
+        (
+            0.7 + 0.16 * at,
+            ("crash", "power", "crash", "part client", "crash", "part servers")[at % 6],
+        )
+        for at in range(14)
+    ),
+    "base_delay_s": 0.003,
+    "sync_s": 0.02,
+    "breaks": 0.02,
+    "keys": 3,
+    "many": 0.5,
+    "commands": 8,
+    "sessions": 10,
+    "tail": 0.03,
+}
+# Sudden ends of all servers, while what was undone is not on disk yet,
+UNDONE = MIX | {
+    "classic": 1.0,
+    "many": 0.0,
+    "keys": 2,
+    "sync_s": 0.1,
+    "base_delay_s": 0.001,
+    "faults": tuple((0.7 + 0.28 * at, "power") for at in range(8)),
+}
+# or while servers ask each other, because clients have left them.
+BREAKS = MIX | {
+    "classic": 0.0,
+    "many": 0.0,
+    "sync_s": 0.15,
+    "base_delay_s": 0.002,
+    "faults": tuple((0.7 + 0.3 * at, ("break", "power")[at % 2]) for at in range(8)),
+}
 LOSSES = CRASHES | {"risky": True, "many": 0.0}
 SETTINGS = {
     "begun anew": LOSSES,
     "any resume": AWAY,
+    "early yes": BREAKS,
+    "epoch kept": MIX,
+    "unsynced abort": UNDONE,
+    "unwritten copy": MIX,
+    "whole request": MIX,
     "any epoch": TROUBLES,
     "broken pledge": TROUBLES,
     "forgotten many": TROUBLES,
@@ -88,7 +128,9 @@ def test_no_seed_breaks_the_protocol() -> None:
     assert counts["untold"] < 0.001 * counts["done"]
 
 
-@pytest.mark.parametrize("settings", [OUTAGES, CRASHES, TROUBLES, AWAY, LOSSES])
+@pytest.mark.parametrize(
+    "settings", [OUTAGES, CRASHES, TROUBLES, AWAY, LOSSES, MIX, UNDONE, BREAKS]
+)
 def test_what_finds_mistakes_finds_none_without(settings: dict[str, Any]) -> None:
     failed = [one for one in range(50) if simulate(one, **settings).failure is not None]
     assert not failed
