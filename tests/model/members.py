@@ -51,7 +51,7 @@ class Configuration(NamedTuple):
     breaks: int = 0  # connections of clients that break
     give_ups: int = 0  # commands that are given up while they run
     hurries: int = 0  # times that a server asks the others although the client is there
-    stopping: str = ""  # servers that refuse all requests
+    stopping: str = ""  # servers that may begin to refuse all requests
     slow_links: bool = False  # what is sent to a server that was started anew may still be lost
     founding: bool = False  # start with servers that have never served
     may_lose: bool = False  # a range may end as lost
@@ -200,7 +200,6 @@ class Server:
         self.life = life
         self.setting = setting
         self.participant = Participant(me, setting.layout)
-        self.participant.stopping = me in setting.configuration.stopping
         self.rejoin = Rejoin(self.participant, setting.ring.servers, process_number(me, life))
 
     def settle(self) -> None:
@@ -273,6 +272,7 @@ class ServerTraits(NamedTuple):
     may_settle: bool
     may_hurry: bool
     may_rejoin: bool
+    may_stop: bool
 
 
 class ClientTraits(NamedTuple):
@@ -316,6 +316,7 @@ def server_traits(server: Server) -> ServerTraits:
         bool(participant._unanswered) or any(_is_to_settle(participant, tx) for tx in transactions),
         any(tx.state is State.PREPARED and tx.deadline_s > NOW_S for tx in transactions),
         any(one.mode is Mode.JOINING for one in replicas) or bool(rejoin._joined),
+        server.me in server.setting.configuration.stopping and not participant.stopping,
     )
 
 

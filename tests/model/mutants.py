@@ -6,6 +6,7 @@ forget, which only the simulator has. "Acknowledging a durable yes before fdatas
 what is around the core, and a `Variant` of the simulator's own.
 """
 
+import struct
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -15,12 +16,12 @@ from rdht import coordinator, transitions
 from rdht.execution import Execution
 from rdht.machine import Machine
 from rdht.memory import Memory
-from rdht.messages import Message, Operation, Outgoing, Reason
+from rdht.messages import Message, Operation, Outgoing, Reason, Status
 from rdht.participant import Participant
 from rdht.parts import Result
 from rdht.rejoin import Rejoin
 from rdht.replica import Copy, Mode, Replica
-from rdht.resolution import Resolution
+from rdht.resolution import Resolution, _numbers
 from rdht.transaction import Transaction
 from rdht.transitions import Action, Event, State
 from rdht.write_ahead import epoch_of
@@ -200,6 +201,36 @@ def _begun_in_secret() -> AbstractContextManager[Any]:
     return mock.patch.object(Rejoin, "_found", found)
 
 
+def _epoch_given_twice() -> AbstractContextManager[Any]:
+    original = Rejoin._let_join
+
+    def let_join(self: Rejoin, replica: Replica, message: Message, now_s: float) -> Outgoing:
+        giving = self._giving.get(replica.number)
+        if giving is not None and giving.receiver != message.name.client:
+            del self._giving[replica.number]
+        return original(self, replica, message, now_s)
+
+    return mock.patch.object(Rejoin, "_let_join", let_join)
+
+
+def _one_no_is_enough() -> AbstractContextManager[Any]:
+    original = Resolution._votes
+
+    def votes(self: Resolution, tx: Transaction, number: int) -> tuple[bool, bool]:
+        yes, no = original(self, tx, number)
+        members = self._layout[number]
+        said = [tx.answers[server] for server in members if server in tx.answers]
+        packed = struct.pack("!H", number)
+        return yes, no or any(
+            one.status is Status.NO
+            and one.reason is not Reason.SYNCING
+            and packed not in _numbers(one.value)
+            for one in said
+        )
+
+    return mock.patch.object(Resolution, "_votes", votes)
+
+
 def _any_resume() -> AbstractContextManager[Any]:
     original = Participant.connect
 
@@ -295,6 +326,18 @@ MUTANTS = _registry(
             "begun in secret",
             "a range is served BEFORE all have heard",
             _begun_in_secret,
+            is_simulated=False,
+        ),
+        Mutant(
+            "epoch given twice",
+            "two receivers of a copy get the same epoch",
+            _epoch_given_twice,
+            is_simulated=False,
+        ),
+        Mutant(
+            "one no",
+            "a yes is undone for one no of another range",
+            _one_no_is_enough,
             is_simulated=False,
         ),
         Mutant("no versions", "every version that a caller is told is 0", _no_versions),

@@ -22,8 +22,10 @@ def _plans() -> list[Plan]:
     here, there = keys(3, 2)
     put, put_again = (_put(key, b"1"),), (_put(key, b"2"),)
     get, add = (Command(Operation.GET, key),), (Command(Operation.ADD, key, b"1"),)
+    delete = (Command(Operation.DELETE, key),)
     cas = (Command(Operation.CAS, key, b"3", 1),)
     many = (_put(here, b"1"), _put(there, b"1"))
+    get_many = (Command(Operation.GET, here), Command(Operation.GET, there))
     rival = (_put(there, b"2"),)
 
     def small(name: str, *programmes: Programme, **more: Any) -> Configuration:
@@ -60,6 +62,17 @@ def _plans() -> list[Plan]:
         "a -> v: YES",
         "rejoin b",
     )
+    taken_by_b = (
+        "crash server b",
+        "b -> v: end of connection",
+        "rejoin b",
+        "b -> a: JOIN",
+        "a -> b: COPY",
+        "reconnect v b",
+        "begin v",
+        "v -> b: REQUEST",
+    )
+    left_at_c = ("begin v", "v -> a: REQUEST", "v -> b: REQUEST", "crash client v")
     quick = [
         small("writer, reader", (put,), (get,), hurries=1),
         small("writer, reader, break", (put,), (get,), breaks=1),
@@ -83,6 +96,16 @@ def _plans() -> list[Plan]:
         ),
         spanning("put_many, client crash", (many,), **gone),
         small("writer, server a refuses, crash", (put,), prelude=refused_by_a, server_crashes=2),
+        small("put, delete | get, get", (put, delete), (get, get)),
+        small("writer, reader twice", (put,), (get, get), hurries=1),
+        small("put, delete, server crash", (put, delete), **crash),
+        small("writer, give-up, server crash", (put,), give_ups=1, **crash),
+        small("writer, reader, a stops", (put,), (get,), hurries=1, stopping="a"),
+        small("two writers, b stops", (put,), (put_again,), stopping="b"),
+        spanning("put_many, b stops", (many,), stopping="b"),
+        spanning("put_many, get_many", (many,), (get_many,)),
+        spanning("put_many, put, 2 attempts", (many,), (rival,), attempts=2),
+        small("writer, b takes a copy, crash", (put,), prelude=taken_by_b, server_crashes=2),
         founding("founding", ranges=2),
         founding("founding, 3 servers", servers=3),
         founding("founding, writer, reader", (put,), (get,)),
@@ -102,6 +125,18 @@ def _plans() -> list[Plan]:
         small("writer, client crash, 2 breaks", (put,), hurries=2, breaks=2, **gone),
         small("writer, 2 server crashes", (put,), server_crashes=2, hurries=1, slow_links=True),
         small("writer, server crash, break", (put,), breaks=1, hurries=1, **crash),
+        small("writer twice, give-up, server crash", (put, put_again), give_ups=1, **crash),
+        small("add, put, server crash", (add,), (put,), **crash),
+        spanning(
+            "put_many, left, c crash",
+            (many,),
+            prelude=left_at_c,
+            crashing_servers="c",
+            **gone,
+            **crash,
+        ),
+        spanning("put_many, give-up", (many,), give_ups=1),
+        spanning("put_many, break", (many,), breaks=1),
         spanning("put_many, server a crash", (many,), crashing_servers="a", **crash),
         spanning("put_many, server b refuses", (many,), prelude=refused_by_b, **crash),
         spanning("put_many, server c crash", (many,), crashing_servers="c", **crash),

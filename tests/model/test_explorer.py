@@ -25,6 +25,8 @@ CAUGHT_BY = {
     "lost memories": "writer, server a refuses, crash",
     "begun anew": "3 servers, a and b crash",
     "begun in secret": "founding, 3 servers",
+    "epoch given twice": "writer, b takes a copy, crash",
+    "one no": "put_many, left, c crash",
     "no versions": "writer, reader",
     "half told": "put_many in a range, client crash",
     "hasty acknowledgement": "writer, server a refuses, crash",

@@ -38,6 +38,7 @@ _ANSWERS = {Status.YES, Status.NO, Status.DONE, Status.DONE_NOTHING}
 _REJOINING = {Status.JOIN, Status.COPY, Status.JOINED, Status.KNOWN}
 _QUESTION, _ANSWER, _REJOIN_QUESTION, _REJOIN_ANSWER = 1, 2, 4, 8
 _JOINED = 16  # times two to the power of the number of the server that has joined
+_ACCIDENTS = {"crash server", "crash client", "break", "give up", "relink", "hurry", "stop"}
 _END = 0  # the message number of a connection's end
 _END = 0  # the message number of a connection's end
 _DEAD = 0  # the number of a client that has crashed
@@ -196,6 +197,9 @@ class World:
         participant = server.participant
         if kind in {"settle", "hurry"}:
             return participant.tick(NOW_S if kind == "settle" else HURRIED_S)
+        if kind == "stop":
+            participant.stopping = True
+            return []
         if kind == "rejoin":
             return [*server.rejoin.tick(NOW_S)]
         if kind == "disconnect":
@@ -306,6 +310,8 @@ class World:
             yield "settle", index
         if traits.may_hurry and state[self._hurry_at]:
             yield "hurry", index
+        if traits.may_stop:
+            yield "stop", index
         mine = _JOINED << index
         rejoins = traits.may_rejoin and not (
             asked & (_REJOIN_QUESTION | mine) or heard & (_REJOIN_ANSWER | mine)
@@ -376,7 +382,7 @@ class World:
     @staticmethod
     def is_accident(action: Action) -> bool:
         """Return whether a world may rest although the action is possible."""
-        return action[0] in {"crash server", "crash client", "break", "give up", "relink", "hurry"}
+        return action[0] in _ACCIDENTS
 
     def apply(self, state: WorldState, action: Action) -> WorldState:
         """Return the state after the action."""
@@ -415,6 +421,9 @@ class World:
     def _do_hurry(self, new: list[int], index: int) -> None:
         new[self._hurry_at] -= 1
         self._step_server(new, index, ("hurry",))
+
+    def _do_stop(self, new: list[int], index: int) -> None:
+        self._step_server(new, index, ("stop",))
 
     def _do_rejoin(self, new: list[int], index: int) -> None:
         self._step_server(new, index, ("rejoin",))
