@@ -5,55 +5,24 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from cluster.connection import Connection
 from cluster.errors import ClusterError
-from cluster.inventory import Cluster, Host
 from cluster.namespace import inside
 from lab import netns, processes
 from lab.errors import LabError
 from lab.links import RUN_NETNS, Names
+from tests.cluster.three_hosts import HOSTS, measure_mbit, say, until
 from tests.needs import NETNS
 
 pytestmark = NETNS
 ROOT = Path(__file__).parents[2]
-HOSTS = netns.addresses(3)
 ALLOWED = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
-
-
-def _cluster(folder: Path) -> Cluster:
-    hosts = tuple(
-        Host(name, address, identity_file=folder / "id_ed25519") for name, address in HOSTS.items()
-    )
-    return Cluster("here", folder, "", folder / "known_hosts", hosts, {}, folder / "operator")
-
-
-def _say(folder: Path, name: str, command: str, stdin: str = "") -> list[str]:
-    """Run a command on a host by ssh, from the operator's namespace."""
-    cluster = _cluster(folder)
-    host = next(host for host in cluster.hosts if host.name == name)
-    with inside(cluster.network_namespace):
-        connection = Connection(cluster, host)
-        try:
-            lines = connection.lines(command, stdin.encode(), 20.0, lambda _: None)
-            return [line.rstrip("\n") for line in lines]
-        finally:
-            connection.close()
-
-
-def _until(true: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)  # polling to the deadline
 
 
 def _traces(folder: Path) -> dict[str, object]:
@@ -92,8 +61,8 @@ def empty(tmp_path: Path) -> Iterator[Path]:
     yield folder
     netns.down(folder)
     assert _traces(folder) == before
-    _until(lambda: ALLOWED.read_text(encoding="ascii") == allowed)  # another lab may be booting
-    _until(_run_netns_is_in_use_or_gone)
+    until(lambda: ALLOWED.read_text(encoding="ascii") == allowed)  # another lab may be booting
+    until(_run_netns_is_in_use_or_gone)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +81,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.mark.parametrize("name", HOSTS)
 def test_each_host_is_reached_as_pi_with_its_pinned_key(lab: Path, name: str) -> None:
-    assert _say(lab, name, "id -un; hostname; pwd") == ["pi", name, "/home/pi"]
+    assert say(lab, name, "id -un; hostname; pwd") == ["pi", name, "/home/pi"]
 
 
 def test_hosts_reach_each_other_by_address_and_by_name(lab: Path) -> None:
@@ -122,15 +91,13 @@ def test_hosts_reach_each_other_by_address_and_by_name(lab: Path) -> None:
         for host in {others}:
             print(socket.create_connection((host, 22), 5).recv(4))
     """
-    answers = _say(lab, "pi1", "python3 -", script)
+    answers = say(lab, "pi1", "python3 -", script)
     assert answers == ["b'SSH-'"] * len(others)
 
 
 def test_a_host_sees_nothing_of_the_others_or_of_the_machine(lab: Path) -> None:
-    _say(lab, "pi1", "touch /tmp/mine /dev/shm/mine; setsid sleep 60 >/dev/null 2>&1 </dev/null &")
-    shown = _say(
-        lab, "pi2", "ls /tmp /dev/shm /home; ps ax | grep -c '[s]leep 60'; cat /etc/passwd"
-    )
+    say(lab, "pi1", "touch /tmp/mine /dev/shm/mine; setsid sleep 60 >/dev/null 2>&1 </dev/null &")
+    shown = say(lab, "pi2", "ls /tmp /dev/shm /home; ps ax | grep -c '[s]leep 60'; cat /etc/passwd")
     assert shown[:6] == ["/dev/shm:", "", "/home:", "pi", "", "/tmp:"]
     assert shown[6] == "0"
     assert {line.partition(":")[0] for line in shown[7:]} == {"root", "pi", "sshd", "nobody"}
@@ -140,32 +107,11 @@ def test_a_host_sends_as_a_pi_does(lab: Path) -> None:
     available = ALLOWED.with_name("tcp_available_congestion_control").read_text(encoding="ascii")
     if "cubic" not in available.split():
         pytest.skip("this kernel has no cubic")
-    assert _say(lab, "pi3", "cat /proc/sys/net/ipv4/tcp_congestion_control") == ["cubic"]
-
-
-def _measure_mbit(lab: Path, one: str, other: str, size_bytes: int) -> float:
-    """Send so much from one host to another; return Mbit/s from the first byte to the last."""
-    names = Names.of(lab)
-    with inside(RUN_NETNS / names.host(other)):
-        listener = socket.create_server((HOSTS[other], 9000))
-    with listener, inside(RUN_NETNS / names.host(one)):
-        sender = socket.create_connection((HOSTS[other], 9000), timeout=20)
-        receiver, _ = listener.accept()
-    with sender, receiver:
-        receiver.settimeout(20)
-        thread = threading.Thread(target=sender.sendall, args=(bytes(size_bytes),))
-        began_s = time.monotonic()
-        thread.start()
-        left = size_bytes
-        while left:
-            left -= len(receiver.recv(min(left, 1 << 16)))
-        took_s = time.monotonic() - began_s
-        thread.join()
-    return size_bytes * 8 / took_s / 1e6
+    assert say(lab, "pi3", "cat /proc/sys/net/ipv4/tcp_congestion_control") == ["cubic"]
 
 
 def test_a_link_is_as_fast_as_it_should_be_and_no_faster(lab: Path) -> None:
-    measured = [_measure_mbit(lab, "pi1", "pi2", 6_000_000) for _ in range(3)]
+    measured = [measure_mbit(lab, "pi1", "pi2", 6_000_000) for _ in range(3)]
     assert max(measured) <= 100
     assert max(measured) >= 80, measured  # a busy machine may slow some of them down
 
@@ -173,8 +119,8 @@ def test_a_link_is_as_fast_as_it_should_be_and_no_faster(lab: Path) -> None:
 def test_a_links_rate_can_be_changed(lab: Path) -> None:
     netns.rate(lab, "pi2", "10mbit")
     try:
-        measured = [_measure_mbit(lab, "pi1", "pi2", 600_000) for _ in range(3)]
-        assert _measure_mbit(lab, "pi2", "pi1", 600_000) <= 10.5
+        measured = [measure_mbit(lab, "pi1", "pi2", 600_000) for _ in range(3)]
+        assert measure_mbit(lab, "pi2", "pi1", 600_000) <= 10.5
         status = netns.status(lab)
     finally:
         netns.rate(lab, "pi2", "100mbit")
@@ -185,13 +131,13 @@ def test_a_links_rate_can_be_changed(lab: Path) -> None:
 
 
 def test_a_second_up_changes_nothing(lab: Path) -> None:
-    before = _say(lab, "pi1", BOOT_ID)
+    before = say(lab, "pi1", BOOT_ID)
     assert not netns.up(lab, HOSTS)
     with pytest.raises(LabError, match=r"3 hosts at 100mbit is up.*lab\.down"):
         netns.up(lab, netns.addresses(4))
     with pytest.raises(LabError, match="100mbit is up"):
         netns.up(lab, HOSTS, "10mbit")
-    assert _say(lab, "pi1", BOOT_ID) == before
+    assert say(lab, "pi1", BOOT_ID) == before
 
 
 def _refused(lab: Path, name: str) -> int:
@@ -207,7 +153,7 @@ def _refused(lab: Path, name: str) -> int:
 
 
 def test_a_power_cut_leaves_the_home_and_a_boot_has_its_own_id(lab: Path) -> None:
-    before = _say(lab, "pi2", f"{BOOT_ID}; touch kept; touch /tmp/lost; id -un")
+    before = say(lab, "pi2", f"{BOOT_ID}; touch kept; touch /tmp/lost; id -un")
     with inside(lab / "operator"):
         witness = socket.create_connection((HOSTS["pi2"], 22), timeout=1)
     with witness:
@@ -224,7 +170,7 @@ def test_a_power_cut_leaves_the_home_and_a_boot_has_its_own_id(lab: Path) -> Non
             witness.recv(4096)
         netns.power_on(lab, "pi2")
     netns.power_on(lab, "pi2")  # which it is
-    after = _say(lab, "pi2", f"{BOOT_ID}; ls; ls /tmp; id -un")
+    after = say(lab, "pi2", f"{BOOT_ID}; ls; ls /tmp; id -un")
     assert after[1:] == ["kept", "pi"]
     assert after[0] != before[0]
 
@@ -232,18 +178,18 @@ def test_a_power_cut_leaves_the_home_and_a_boot_has_its_own_id(lab: Path) -> Non
 def test_a_host_that_its_user_reboots_comes_back(lab: Path) -> None:
     if not Path("/etc/sudoers").exists():
         pytest.skip("this machine has no sudo")
-    before = _say(lab, "pi3", BOOT_ID)
+    before = say(lab, "pi3", BOOT_ID)
     with suppress(ClusterError):  # the connection may end before the command does
-        _say(lab, "pi3", "touch kept; sudo -n reboot; sleep 20")
+        say(lab, "pi3", "touch kept; sudo -n reboot; sleep 20")
 
     def is_back() -> bool:
         try:
-            after = _say(lab, "pi3", f"{BOOT_ID}; ls")
+            after = say(lab, "pi3", f"{BOOT_ID}; ls")
         except ClusterError:
             return False
         return after[1:] == ["kept"] and after[0] != before[0]
 
-    _until(is_back)
+    until(is_back)
 
 
 def test_a_cable_can_be_taken_out_and_put_in(lab: Path) -> None:
@@ -260,7 +206,7 @@ def test_a_cable_can_be_taken_out_and_put_in(lab: Path) -> None:
         netns.cable(lab, "pi1", plugged=True)
     assert status is not None
     assert [host["cable"] for host in status["hosts"].values()] == [False, True, True]
-    _until(lambda: _refused(lab, "pi1") == 0)
+    until(lambda: _refused(lab, "pi1") == 0)
 
 
 def test_an_unknown_host_is_named_together_with_the_others(lab: Path) -> None:
@@ -271,10 +217,10 @@ def test_an_unknown_host_is_named_together_with_the_others(lab: Path) -> None:
 def test_two_labs_stand_side_by_side(lab: Path, empty: Path) -> None:
     assert netns.up(empty, netns.addresses(1))
     assert set(Names.of(empty).existing()).isdisjoint(Names.of(lab).existing())
-    ids = {folder: _say(folder, "pi1", BOOT_ID)[0] for folder in (lab, empty)}
+    ids = {folder: say(folder, "pi1", BOOT_ID)[0] for folder in (lab, empty)}
     assert ids[lab] != ids[empty]
     assert netns.down(empty)
-    assert _say(lab, "pi1", BOOT_ID) == [ids[lab]]
+    assert say(lab, "pi1", BOOT_ID) == [ids[lab]]
 
 
 KILLED_AFTER = """
@@ -306,7 +252,7 @@ def test_what_a_killed_up_left_is_cleared(empty: Path, function: str) -> None:
     assert killed.returncode == -signal.SIGKILL
     assert netns.status(empty) is None
     assert netns.up(empty, netns.addresses(2))
-    assert _say(empty, "pi2", "id -un") == ["pi"]
+    assert say(empty, "pi2", "id -un") == ["pi"]
 
 
 def test_down_alone_clears_a_lab_that_was_killed_or_lost_its_files(empty: Path) -> None:
