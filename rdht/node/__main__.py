@@ -16,6 +16,10 @@ from rdht.node.host import Folders, NodeError, explain
 COMMANDS = {
     "facts.check",
     "facts.facts",
+    "faults.active",
+    "faults.begin",
+    "faults.heal",
+    "faults.kill",
     "files.listing",
     "files.purge",
     "files.runs",

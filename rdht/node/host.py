@@ -5,6 +5,7 @@
                  deploy.lock           who changes this just now
                  runs/<run>/           logs, results, and a record of each process
                  runs/<run>/data/      what durable servers keep
+                 faults/               a record of each fault that was made on purpose
                  secret                who knows it may speak with the cluster's servers
 """
 
@@ -37,6 +38,7 @@ class Folders:
         self.current = self.base / "current"
         self.previous = self.base / "previous"
         self.secret = self.base / "secret"
+        self.faults = self.base / "faults"
 
     def linked(self, link: Path) -> str | None:
         """Return the name of the release that `current` or `previous` points to."""
@@ -156,3 +158,9 @@ def start_ticks(pid: int) -> int | None:
         return None  # hidden is only what is another user's, so none of ours
     state, *fields = stat.rpartition(")")[2].split()
     return None if state == "Z" else int(fields[18])
+
+
+def is_alive(record: dict[str, Any]) -> bool:
+    """Tell whether the process of a record runs: no other with its pid, and of this boot."""
+    ticks = start_ticks(record["pid"])
+    return bool(ticks and ticks == record["start_ticks"] and record["boot_id"] == boot_id())

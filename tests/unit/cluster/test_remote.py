@@ -104,6 +104,7 @@ def test_the_sources_come_in_the_order_of_their_imports(
         "releases": Call("releases.probe"),
         "files": Call("files.runs"),
         "facts": Call("facts.facts"),
+        "faults": Call("faults.active"),
         "processes": Call("processes.status"),
         "secret": Call("secret.put", {"replaces": None}, secret="a text"),
         "setup": Call("setup.prepare"),
