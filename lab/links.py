@@ -176,6 +176,21 @@ def run(batches: Iterable[Batch]) -> None:
         _run(batch.words, "".join(f"{line}\n" for line in batch.lines))
 
 
+def filtering(names: Names, lines: list[str]) -> Batch:
+    """Return what changes the rules of the switch: all of the lines take effect, or none."""
+    return Batch([*_nft(names), "-f", "-"], lines)
+
+
+def filters(names: Names) -> set[str]:
+    """Return the tables of rules of the switch."""
+    rows = json.loads(_run([*_nft(names), "-j", "list", "tables", "bridge"], ""))["nftables"]
+    return {row["table"]["name"] for row in rows if "table" in row}
+
+
+def _nft(names: Names) -> list[str]:
+    return ["nsenter", f"--net={RUN_NETNS / names.switch}", "nft"]
+
+
 def state(names: Names) -> tuple[dict[str, bool], dict[str, str]]:
     """Return of each port of the switch whether its cable is in, and its rate."""
     links = json.loads(_run(["ip", "-n", names.switch, "-json", "link", "show"], ""))
@@ -224,6 +239,6 @@ def _run(words: list[str], text: str) -> str:
         raise LabError(why) from error
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[0]
-        why = f"{' '.join(words)}: {reason}; does this kernel have veth, bridge and tbf?"
+        why = f"{' '.join(words)}: {reason}; does this kernel have veth, bridge, tbf and nf_tables?"
         raise LabError(why)
     return done.stdout

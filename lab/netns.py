@@ -186,7 +186,7 @@ def down(folder: Path) -> bool:
 
 def power_off(folder: Path, host: str) -> None:
     """Cut a host's power: it is gone from one moment to the next, and keeps only its home."""
-    names = _names(folder, host)
+    names = look_up(folder, host)
     # BEFORE the processes die: a dead machine's kernel says goodbye to nobody.
     links.run(links.powering(names, host, powered=False))
     _kill([RUN_NETNS / names.host(host)])
@@ -195,26 +195,27 @@ def power_off(folder: Path, host: str) -> None:
 
 def power_on(folder: Path, host: str) -> None:
     """Boot a host, with its home as it was and a new boot id; return once its sshd listens."""
-    names = _names(folder, host)
+    names = look_up(folder, host)
     if _processes(names, [host]):
         return
     links.run(links.powering(names, host, powered=True))
     config = _config(folder)
-    assert config is not None  # _names has read it
+    assert config is not None  # look_up has read it
     _boot(folder, {host: config["hosts"][host]})
 
 
 def cable(folder: Path, host: str, *, plugged: bool) -> None:
     """Plug a host's cable into the switch, or take it out; the host sees its carrier change."""
-    links.run(links.plugging(_names(folder, host), host, plugged=plugged))
+    links.run(links.plugging(look_up(folder, host), host, plugged=plugged))
 
 
 def rate(folder: Path, host: str, rate: str) -> None:
     """Give a host's link another rate, such as 10mbit, both ways."""
-    links.run(links.shaping(_names(folder, host), host, rate))
+    links.run(links.shaping(look_up(folder, host), host, rate))
 
 
-def _names(folder: Path, host: str) -> Names:
+def look_up(folder: Path, host: str) -> Names:
+    """Return the names of a lab that is up and has the host; LabError if there is none."""
     config = _ready(folder)
     if config is None:
         why = f"the lab of {folder} is not up: fab lab.up --kind netns"
