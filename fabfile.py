@@ -2,7 +2,7 @@
 
 from invoke.collection import Collection
 
-from tasks import deploy, dev, experiment, hosts, lab, processes, results
+from tasks import deploy, dev, experiment, faults, hosts, lab, processes, results
 
 namespace = Collection(
     hosts.use,
@@ -23,6 +23,8 @@ namespace = Collection(
     results.clean,
     experiment.run,
     experiment.demo,
+    faults.heal,
+    fault=Collection(faults.kill, faults.pause, faults.power, faults.cut, faults.slow, faults.loss),
     lab=Collection(lab.up, lab.status, lab.down),
     dev=Collection(dev.check, dev.fix, dev.test, dev.simulate),
 )

@@ -192,7 +192,7 @@ def _converted(name: str, value: Any, default: Any) -> Any:
         return type(default)(value)
     except ValueError:
         expected = "a whole number" if type(default) is int else "a number"
-        why = f"--{name.replace('_', '-')} {value} is not {expected}"
+        why = f"--{name.strip('_').replace('_', '-')} {value} is not {expected}"
         raise Exit(why, EXIT_USAGE) from None
 
 

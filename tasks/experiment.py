@@ -1,11 +1,12 @@
 """run, demo."""
 
 import dataclasses
+import time
 from collections.abc import Callable
 from typing import Any
 
 from analysis import summary as analysis
-from cluster import experiment, release, runs
+from cluster import experiment, faults, release, runs
 from cluster.command import LAB, LOGS, ROOT, STATE, cluster_task, desk, load_cluster, task
 from cluster.console import Screen, show_comparison, show_flaws, show_summary
 from cluster.errors import ClusterError, VerdictError
@@ -80,11 +81,18 @@ def _experiment(
         f"run {run.name} · {options.profile} profile, window {options.window}"
         f" · release {built.name} · seed {options.seed}"
     )
+    began_unix_s = time.time()
     problems = experiment.execute(
         operator, run, built, desk=desk(operator.cluster), servers=servers, options=options
     )
     if operator.dry_run:
         return {"run": run.name}
+    if on_purpose := faults.noted(LOGS, operator.cluster.name, began_unix_s):
+        run.note(faults=on_purpose)
+        for fault in on_purpose:
+            lasted_s = fault["until_unix_s"] - fault["from_unix_s"]
+            what = f"{fault['text']} for {lasted_s:.1f} s" if lasted_s else fault["text"]
+            operator.screen.warn(f"{fault['host']}: on purpose in this run: {what}")
     try:
         summary, rows = analysis.assemble(run.folder)
     except ConfigurationError as error:

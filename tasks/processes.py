@@ -12,6 +12,7 @@ from cluster.options import ClientOptions, ServerOptions
 from cluster.remote import Call
 from cluster.roster import check_placement, roster
 from rdht.roster import DEFAULT_KEY_RANGE, parse
+from tasks import faults_of
 
 
 @cluster_task(
@@ -145,6 +146,11 @@ def status(operator: Operator) -> dict[str, Any]:
     operator.screen.table([*columns, "ranges", "°C", "throttled"], rows)
     for line in _notes(results.values):
         operator.screen.note(line)
+    for host, active in faults_of(operator).active().items():
+        for fault in active:
+            end = f"ends in {fault['left_s']:.0f} s" if fault["reverter"] else "ends by fab heal"
+            operator.screen.warn(f"{host}: {fault['text']}, {end}")
+        results.values.get(host, {})["faults"] = active
     if results.failures:
         raise HostsFailedError(results.step, results.failures)
     return results.values

@@ -19,7 +19,8 @@ TASKS = [
     *("start-servers", "start-clients"),
     *("stop", "status", "tail", "collect", "assemble", "clean", "run", "demo"),
     *("lab.up", "lab.status", "lab.down", "dev.check", "dev.fix", "dev.test"),
-    "dev.simulate",
+    *("dev.simulate", "fault.kill", "fault.pause", "fault.power", "fault.cut", "fault.slow"),
+    *("fault.loss", "heal"),
 ]
 
 
@@ -81,7 +82,7 @@ def test_a_choice_of_hosts_by_fabric_is_refused_and_limit_is_named(task: str) ->
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("task", ["deploy", "status", "run", "start-clients"])
+@pytest.mark.parametrize("task", ["deploy", "status", "run", "start-clients", "fault.cut"])
 def test_every_task_of_the_cluster_takes_the_shared_options(task: str) -> None:
     done = fab("--help", task)
     assert done.returncode == 0
