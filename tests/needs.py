@@ -1,13 +1,20 @@
 """What a test needs of the machine: without it a user's tests are skipped, and CI's fail."""
 
 import os
+import shutil
 
 import pytest
 
-from lab import netns
+from lab import links, netns
 
 _missing = netns.missing()
+_no_nft = None if shutil.which("nft", path=links.SEARCH_PATH) else "nft missing: nftables has it"
 
-NETNS = pytest.mark.skipif(
-    _missing is not None and os.environ.get("CI") != "true", reason=_missing or "all is here"
-)
+
+def _needed(why: str | None) -> pytest.MarkDecorator:
+    missing = why is not None and os.environ.get("CI") != "true"
+    return pytest.mark.skipif(missing, reason=why or "all is here")
+
+
+NETNS = _needed(_missing)
+FAULTS = _needed(_missing or _no_nft)
