@@ -117,6 +117,16 @@ def test_a_server_killed_and_started_again_in_a_run_takes_its_place(idle: Checko
         assert one["epoch"] > 1
 
 
+def test_servers_that_a_fault_kills_or_pauses_come_back(idle: Checkout) -> None:
+    idle.fab("start-servers")
+    assert idle.json("fault.kill", "--servers", "--limit", "pi3") == {"pi3": ["server pi3"]}
+    assert idle.json("start-servers")["started"] == ["pi3"]
+    shown = idle.fab("fault.pause", "--limit", "pi1,pi2", "--for", "600", "heal").stdout
+    assert shown.count("pause of clients and servers") == 4  # which begin, and are ended
+    assert "Nothing is left of any fault." in shown
+    assert idle.fab("check", "--replicas").code == 0
+
+
 def test_a_range_whose_servers_both_came_back_with_nothing_is_lost(idle: Checkout) -> None:
     idle.fab("start-servers")
     for host in ("pi3", "pi4"):
