@@ -17,7 +17,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rdht.node.host import Folders, NodeError, boot_id, read_json, start_ticks, write_json
+from rdht.node.host import (
+    Folders,
+    NodeError,
+    boot_id,
+    is_alive,
+    read_json,
+    start_ticks,
+    write_json,
+)
 
 STOP_GRACE_S = 12.0  # a client's last command may wait 10 s for a server that is gone
 KILL_WAIT_S = 5.0
@@ -75,7 +83,7 @@ def status(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict
     """
     processes = []
     for record in _records(folders, arguments.get("run")):
-        alive = _alive(record)
+        alive = is_alive(record)
         if not alive and "run" not in arguments:
             continue
         shown = ("name", "role", "run", "release", "pid", "started_unix_s")
@@ -100,7 +108,7 @@ def stop(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[s
     running = [
         record
         for record in _records(folders, None)
-        if record["role"] in arguments["roles"] and _alive(record)
+        if record["role"] in arguments["roles"] and is_alive(record)
     ]
     killed = _stop(running)
     for record in running:
@@ -129,7 +137,7 @@ def watch(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[
     folder = folders.run(arguments["run"])
     clients = [row for row in _records(folders, arguments["run"]) if row["role"] == "client"]
     next_s = time.monotonic()
-    while any(_alive(record) for record in clients):
+    while any(is_alive(record) for record in clients):
         if time.monotonic() >= next_s:
             next_s += 1.0
             progress = [read_json(folder / f"{record['file']}.progress.json") for record in clients]
@@ -146,7 +154,7 @@ def _spawn(folder: Path, release: Path, process: dict[str, Any]) -> tuple[dict[s
     """Start a process in its own group with every stream redirected; record who it is."""
     path = folder / f"{process['file']}.process.json"
     before = read_json(path)
-    if before and before.keys() >= _IDENTITY and _alive(before):
+    if before and before.keys() >= _IDENTITY and is_alive(before):
         why = f"{process['role']} {process['name']} of run {folder.name} runs already"
         raise NodeError(why)
     read_end, write_end = os.pipe()
@@ -219,11 +227,6 @@ def _records(folders: Folders, run: str | None) -> list[dict[str, Any]]:
     return [record for record in map(read_json, paths) if record and record.keys() >= _IDENTITY]
 
 
-def _alive(record: dict[str, Any]) -> bool:
-    ticks = start_ticks(record["pid"])
-    return bool(ticks and ticks == record["start_ticks"] and record["boot_id"] == boot_id())
-
-
 def _stop(records: list[dict[str, Any]]) -> list[str]:
     """End processes for certain; return the names of those that needed KILL."""
     waiting = {}
@@ -232,7 +235,7 @@ def _stop(records: list[dict[str, Any]]) -> list[str]:
             descriptor = os.pidfd_open(record["pid"])
         except ProcessLookupError:
             continue
-        if _alive(record):  # AFTER the pidfd is open: now it can be no other process
+        if is_alive(record):  # AFTER the pidfd is open: now it can be no other process
             waiting[descriptor] = record
         else:
             os.close(descriptor)
