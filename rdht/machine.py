@@ -70,6 +70,12 @@ class Machine:
     def _refuse(self, tx: Transaction, _message: Message, _now_s: float, out: Outgoing) -> None:
         out.append((tx.name.client, tx.no()))
 
+    def _repeat_refusal(
+        self, tx: Transaction, message: Message, now_s: float, out: Outgoing
+    ) -> None:
+        self._write_ahead.hold()  # what was undone for it may not have reached the disk yet
+        self._refuse(tx, message, now_s, out)
+
     def _repeat_vote(
         self, tx: Transaction, _message: Message, _now_s: float, out: Outgoing
     ) -> None:
@@ -122,6 +128,7 @@ class Machine:
     def _acknowledge_abort(
         self, tx: Transaction, message: Message, _now_s: float, out: Outgoing
     ) -> None:
+        self._write_ahead.hold()  # it may have been undone just before, by a question or an abort
         out.append((tx.name.client, Message(Status.ABORTED, tx.name, message.operation)))
 
     # Questions of other participants; `Resolution.answer` has what they are told.
@@ -167,7 +174,7 @@ class Machine:
         Action.REFUSE: _refuse,
         Action.REPEAT_VOTE: _repeat_vote,
         Action.REPEAT_RESULT: _repeat_result,
-        Action.REPEAT_REFUSAL: _refuse,
+        Action.REPEAT_REFUSAL: _repeat_refusal,
         Action.NOTHING: _do_nothing,
         Action.COMMIT: _commit,
         Action.APPLY: _apply,

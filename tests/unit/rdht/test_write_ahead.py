@@ -1,6 +1,7 @@
 import pytest
 
 from rdht.messages import Flag, Message, Reason, Status
+from rdht.participant import Participant
 from rdht.replica import Copy, pack_pages
 from tests.unit.rdht.lone import (
     BUSY,
@@ -62,6 +63,32 @@ def test_what_must_outlive_a_crash_is_on_disk_before_anybody_hears_of_it(
     prepare: Happening, happen: Happening, records: list[Status], *, must_sync: bool
 ) -> None:
     assert sync(happen, prepare) == (records, must_sync)
+
+
+def vetoed(participant: Participant) -> None:
+    """Undo what is prepared, because of the other participant's no."""
+    PREPARED(participant)
+    hear("b", answer(NO))(participant)
+
+
+def undone(participant: Participant) -> None:
+    """Undo what is prepared, because of the client's abort."""
+    PREPARED(participant)
+    act(abort(T1))(participant)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "happen"),
+    [
+        pytest.param(vetoed, act(abort(T1)), id="vetoed, then aborted"),
+        pytest.param(vetoed, act(request(T1)), id="vetoed, then asked for again"),
+        pytest.param(undone, act(abort(T1)), id="aborted twice"),
+    ],
+)
+def test_what_was_undone_is_on_disk_before_it_is_said_again(
+    prepare: Happening, happen: Happening
+) -> None:
+    assert sync(happen, prepare) == ([], True)
 
 
 def test_a_server_in_memory_keeps_no_journal() -> None:
