@@ -262,6 +262,17 @@ def _whole_request() -> AbstractContextManager[Any]:
     return mock.patch.object(Transaction, "drop", drop)
 
 
+def _recovered_unpledged() -> AbstractContextManager[Any]:
+    original = Participant._replay
+
+    def replay(self: Participant, message: Message, now_s: float) -> None:
+        original(self, message, now_s)
+        if message.name in self.transactions:
+            self.transactions[message.name].pledged = False
+
+    return mock.patch.object(Participant, "_replay", replay)
+
+
 def _yes_told_early() -> AbstractContextManager[Any]:
     original = Participant._asked
 
@@ -355,6 +366,7 @@ SIMULATED = _registry(
         Mutant("any resume", "a client that was forgotten may always resume", _any_resume),
         Mutant("epoch kept", "who decides alone for a range has no newer epoch", _epoch_kept),
         Mutant("whole request", "what a copy has decided is prepared again", _whole_request),
+        Mutant("recovered unpledged", "a recovered yes is not pledged", _recovered_unpledged),
         Mutant("early yes", "a peer is told a yes BEFORE it is on disk", _yes_told_early),
         Mutant("unsynced abort", "an ABORT is heard of BEFORE it is on disk", _abort_unsynced),
         Mutant("unwritten copy", "the pages of a copy are not in the journal", _copy_unwritten),
