@@ -116,8 +116,10 @@ SETTINGS = {
 }
 # To search from the first seed takes some minutes in all; each was found so, in the one named here.
 FIRST_SEEDS = {
+    "broken pledge": 247,
     "early yes": 74,
     "epoch kept": 19,
+    "hasty acknowledgement": 341,
     "recovered unpledged": 287,
     "whole request": 39,
 }
