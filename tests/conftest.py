@@ -11,7 +11,7 @@ class ByFileAndLab(LoadScopeScheduling):  # type: ignore[misc]
     """Keeps a file's tests in one process, for what they share; those on the netns lab apart."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid.partition("::")[0] + "on netns" * ("[netns" in nodeid)
+        return nodeid.partition("::")[0] + " on netns" * ("netns" in nodeid.partition("[")[2])
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFileAndLab:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -125,7 +126,8 @@ def test_a_second_pause_is_refused_until_the_first_is_healed(
 ) -> None:
     _pause(step)
     record = json.loads((folders.faults / "pause.json").read_text(encoding="utf-8"))
-    assert "a pause is there already and ends in 60 s; fab heal" in _pause(step)["error"]
+    refusal = r"a pause is there already and ends in (60|5\d) s; fab heal"
+    assert re.search(refusal, _pause(step)["error"])
     assert os.getsid(record["pid"]) == record["pid"]
     healed = step("heal", network=False)["ok"]
     assert healed == {"ended": ["a pause"], "left": {"reverters": 0, "paused": 0}}
