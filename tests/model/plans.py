@@ -127,14 +127,6 @@ def _plans() -> list[Plan]:
         small("writer, server crash, break", (put,), breaks=1, hurries=1, **crash),
         small("writer twice, give-up, server crash", (put, put_again), give_ups=1, **crash),
         small("add, put, server crash", (add,), (put,), **crash),
-        spanning(
-            "put_many, left, c crash",
-            (many,),
-            prelude=left_at_c,
-            crashing_servers="c",
-            **gone,
-            **crash,
-        ),
         spanning("put_many, give-up", (many,), give_ups=1),
         spanning("put_many, break", (many,), breaks=1),
         spanning("put_many, server a crash", (many,), crashing_servers="a", **crash),
@@ -147,6 +139,14 @@ def _plans() -> list[Plan]:
         founding("founding, writer, server crash", (put,), may_lose=True, **crash),
     ]
     capped = [
+        spanning(
+            "put_many, left, c crash",
+            (many,),
+            prelude=left_at_c,
+            crashing_servers="c",
+            **gone,
+            **crash,
+        ),
         founding("founding, 3 servers, 2 crashes", servers=3, may_lose=True, server_crashes=2),
         small("writer, 3 servers, a and b crash", (put,), servers=3, may_lose=True, **both_crash),
         spanning("put_many, put, client crash", (many,), (rival,), client_crashes=1),

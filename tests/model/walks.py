@@ -35,7 +35,8 @@ class Walks:
         while walks < self._count and not fault:
             fault = self._walk(random.Random(walks))
             walks += 1
-        describe = self._world.describe
+        describe, prelude = self._world.describe, self._world.configuration.prelude
+        path = (describe(state, action) for state, action in self._path)
         return Verdict(
             f"  {walks} walks",
             len(self._states),
@@ -45,7 +46,7 @@ class Walks:
             time.perf_counter() - started_s,
             is_complete=False,
             fault=fault,
-            trace=tuple(describe(state, action) for state, action in self._path) if fault else (),
+            trace=(*prelude, *path) if fault else (),
         )
 
     def _walk(self, rng: random.Random) -> str:
