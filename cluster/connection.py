@@ -54,6 +54,45 @@ class _PinnedOnly(paramiko.MissingHostKeyPolicy):
         raise HostKeyError(why)
 
 
+class Program:
+    """A program that runs on a host: what is sent to it, and the lines that it prints."""
+
+    def __init__(self, channel: paramiko.Channel, command: str) -> None:
+        """Run the command on a channel of its own."""
+        self.channel = channel
+        self.command = command
+        self.loaded: set[str] = set()  # the names of the code that it has been sent
+        self._output = channel.makefile("r")
+        channel.exec_command(command)
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended, as far as we know."""
+        return not (self.channel.closed or self.channel.exit_status_ready())
+
+    def send(self, data: bytes, sent: Callable[[int], None]) -> None:
+        """Send to its stdin; `sent` gets the size of each piece that is off."""
+        for at in range(0, len(data), SEND_BYTES):
+            self.channel.sendall(data[at : at + SEND_BYTES])
+            sent(min(SEND_BYTES, len(data) - at))
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield each line that it prints, until it ends; CommandFailedError if it failed."""
+        while line := self._output.readline():
+            yield line
+        errors = self.channel.makefile_stderr("r").read().decode(errors="replace")
+        code = self.channel.recv_exit_status()
+        if code < 0 and not self.channel.get_transport().is_active():
+            raise EOFError
+        if code:
+            last = (errors.strip().splitlines() or ["no output"])[-1]
+            raise CommandFailedError(last, code)
+
+    def close(self) -> None:
+        """Let it go; it ends when it next reads or prints."""
+        self.channel.close()
+
+
 class Connection(fabric.Connection):  # type: ignore[misc]
     """An ssh connection to one host of the cluster."""
 
@@ -87,6 +126,7 @@ class Connection(fabric.Connection):  # type: ignore[misc]
         self._has_password = password is not None
         self._identity_file = None if self._has_password else host.identity_file
         self._where = f"{host.address}:{host.ssh_port}"
+        self._waiting: list[Program] = []
         self.client.set_missing_host_key_policy(_PinnedOnly(cluster.known_hosts))
 
     def open(self) -> None:
@@ -132,6 +172,37 @@ class Connection(fabric.Connection):  # type: ignore[misc]
         transport = self.client.get_transport()
         return transport is not None and transport.is_active() and not transport.authenticated
 
+    @contextlib.contextmanager
+    def program(self, command: str, timeout_s: float) -> Iterator[Program]:
+        """Lend a program that runs on the host: one that was lent before and waits, or a new one.
+
+        `timeout_s` bounds each wait for it, and every way to fail is a HostError. It is ended if
+        the block does not come to its end.
+        """
+        self.open()
+        program: Program | None = None
+        try:
+            self._waiting = [each for each in self._waiting if each.runs]
+            program = next((each for each in self._waiting if each.command == command), None)
+            if program is None:
+                program = Program(self.transport.open_session(timeout=CONNECT_TIMEOUT_S), command)
+            else:
+                self._waiting.remove(program)
+            program.channel.settimeout(timeout_s)
+            yield program
+            self._waiting.append(program)
+            program = None
+        except TimeoutError as error:
+            why = f"no answer within {timeout_s:.0f} s"
+            raise HostError(why) from error
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            self.close()
+            why = f"the connection to {self._where} was lost: {error or 'it ended'}"
+            raise HostUnreachableError(why) from error
+        finally:
+            if program is not None:
+                program.close()
+
     def lines(
         self, command: str, stdin: bytes, timeout_s: float, sent: Callable[[int], None]
     ) -> Iterator[str]:
@@ -140,32 +211,10 @@ class Connection(fabric.Connection):  # type: ignore[misc]
         `timeout_s` bounds each wait for more; `sent` gets the size of each piece of stdin that is
         off. Raises HostError with the end of stderr if the command fails.
         """
-        self.open()
-        try:
-            with contextlib.closing(
-                self.transport.open_session(timeout=CONNECT_TIMEOUT_S)
-            ) as channel:
-                channel.settimeout(timeout_s)
-                channel.exec_command(command)
-                for at in range(0, len(stdin), SEND_BYTES):
-                    channel.sendall(stdin[at : at + SEND_BYTES])
-                    sent(min(SEND_BYTES, len(stdin) - at))
-                channel.shutdown_write()
-                yield from channel.makefile("r")
-                errors = channel.makefile_stderr("r").read().decode(errors="replace")
-                code = channel.recv_exit_status()
-                if code < 0 and not self.is_connected:
-                    raise EOFError
-                if code:
-                    last = (errors.strip().splitlines() or ["no output"])[-1]
-                    raise CommandFailedError(last, code)
-        except TimeoutError as error:
-            why = f"no answer within {timeout_s:.0f} s"
-            raise HostError(why) from error
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            self.close()
-            why = f"the connection to {self._where} was lost: {error or 'it ended'}"
-            raise HostUnreachableError(why) from error
+        with self.program(command, timeout_s) as program:
+            program.send(stdin, sent)
+            program.channel.shutdown_write()
+            yield from program
 
     def authorize(self, line: str) -> None:
         """Let a public key log in as this user; all other lines of authorized_keys stay."""

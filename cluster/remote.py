@@ -1,9 +1,11 @@
-"""One call = one ssh exec on a host: JSON in, JSON out.
+"""A call on a host: JSON in, JSON out, over ssh.
 
-The code of the step travels with the call, so a host needs no release, and operator and host
-never speak different versions. Arguments travel on stdin and need no quoting.
+One interpreter on the host carries out the calls of a whole chain of tasks. The code of a step
+travels with its first call, so a host needs no release, and operator and host never speak
+different versions. Arguments travel on stdin and need no quoting.
 """
 
+import contextlib
 import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping
@@ -25,9 +27,9 @@ _LOADER = f"""
 import sys, types, json
 if sys.version_info < {MIN_PYTHON}:
     sys.exit("Python 3.11 or newer is needed, %s is %s" % (sys.executable, sys.version.split()[0]))
-for name, source in json.loads(sys.stdin.buffer.readline()):
-    module = sys.modules[name] = types.ModuleType(name)
-    exec(compile(source, name, "exec"), module.__dict__)
+name, source = json.loads(sys.stdin.buffer.readline())
+module = sys.modules[name] = types.ModuleType(name)
+exec(compile(source, name, "exec"), module.__dict__)
 module.main()
 """
 
@@ -51,22 +53,17 @@ def lines(
 
     Raises HostError with the host's reason if the step failed there.
     """
-    header = {
-        "command": call.command,
-        "cluster": cluster,
-        "arguments": {**call.arguments, **({"secret": call.secret} if call.secret else {})},
-        "timeout_s": call.timeout_s,
-        "payload_bytes": len(call.payload),
-    }
-    stdin = _modules(call.command) + json.dumps(header).encode() + b"\n" + call.payload
     command = f"{shlex.quote(host.python)} -I -c {shlex.quote(_LOADER)}"
     document: dict[str, Any] = {}
     try:
-        for line in connection.lines(command, stdin, call.timeout_s or call.silence_s, sent):
-            document = json.loads(line)
-            if not isinstance(document, dict):
-                raise ValueError  # noqa: TRY004 - as what is no JSON at all
-            yield document
+        with connection.program(command, call.timeout_s or call.silence_s) as program:
+            program.send(_header(cluster, call, program.loaded), sent)
+            program.send(call.payload, sent)
+            for line in program:
+                document = _document(line)
+                yield document
+                if "ok" in document or "error" in document:
+                    break
     except CommandFailedError as error:
         if error.exit_code_there == EXIT_NOT_FOUND:
             why = (
@@ -75,9 +72,6 @@ def lines(
             )
             raise PythonMissingError(why) from error
         raise
-    except ValueError as error:
-        why = f"the host answered something that is no JSON object: {line[:200]!r}"
-        raise HostError(why) from error
     if "error" in document:
         raise HostError(document["error"])
     if "ok" not in document:
@@ -85,12 +79,33 @@ def lines(
         raise HostError(why)
 
 
+def _document(line: str) -> dict[str, Any]:
+    with contextlib.suppress(ValueError):
+        document = json.loads(line)
+        if isinstance(document, dict):
+            return document
+    why = f"the host answered something that is no JSON object: {line[:200]!r}"
+    raise HostError(why)
+
+
+def _header(cluster: str, call: Call, loaded: set[str]) -> bytes:
+    """Return what goes before the payload; adds to `loaded` the modules whose source is in it."""
+    step = call.command.partition(".")[0]
+    modules = [_source(name) for name in ("host", step) if name not in loaded]
+    header = {
+        "modules": modules,
+        "command": call.command,
+        "cluster": cluster,
+        "arguments": {**call.arguments, **({"secret": call.secret} if call.secret else {})},
+        "timeout_s": call.timeout_s,
+        "payload_bytes": len(call.payload),
+    }
+    first = [] if loaded else [_source("__main__")]
+    loaded |= {"host", step}
+    return b"".join(json.dumps(line).encode() + b"\n" for line in (*first, header))
+
+
 @cache
-def _modules(command: str) -> bytes:
-    """Return the sources that a command needs, in the order of their imports, as a line."""
-    names = ["host", command.partition(".")[0], "__main__"]
-    sources = [
-        [f"rdht.node.{name}", (_SOURCES / f"{name}.py").read_text(encoding="utf-8")]
-        for name in names
-    ]
-    return json.dumps(sources).encode() + b"\n"
+def _source(name: str) -> tuple[str, str]:
+    """Return a module of `rdht.node`: its full name and its source."""
+    return f"rdht.node.{name}", (_SOURCES / f"{name}.py").read_text(encoding="utf-8")

@@ -1,17 +1,20 @@
-"""Run one step on this host: python3 -m rdht.node, with the call as a line of JSON on stdin.
+"""Run steps on this host: python3 -m rdht.node, with each call as a line of JSON on stdin.
 
-The call has `command`, `cluster`, `arguments`, `timeout_s` and `payload_bytes`, the number of
-bytes that follow the line. One JSON document comes back, {"ok": …} or {"error": …}; a step that
-reports as it goes prints a line of JSON each time before that.
+A call has `modules` (name and source of the code that it needs and that is not here yet),
+`command`, `cluster`, `arguments`, `timeout_s` and `payload_bytes`, the number of bytes that follow
+the line. One JSON document comes back, {"ok": …} or {"error": …}; a step that reports as it goes
+prints a line of JSON each time before that.
 """
 
 import importlib
 import json
+import os
 import signal
 import sys
-from types import FrameType
+import types
+from typing import Any
 
-from rdht.node.host import Folders, NodeError, explain
+IDLE_S = 600  # so long it waits for a call; sshd may take hours to see that the operator is gone
 
 COMMANDS = {
     "facts.check",
@@ -40,18 +43,40 @@ COMMANDS = {
 }
 
 
-def _give_up(_number: int, _frame: FrameType | None) -> None:
-    why = "not done in time"
-    raise NodeError(why)
-
-
 def main() -> None:
-    """Read the call, carry it out, print the answer."""
-    call = json.loads(sys.stdin.buffer.readline())
-    payload = sys.stdin.buffer.read(call["payload_bytes"])
+    """Carry out call after call, each in a process of its own, until stdin ends."""
+    while True:
+        signal.alarm(IDLE_S)  # which ends this process
+        line = sys.stdin.buffer.readline()
+        if not line:
+            return
+        call = json.loads(line)
+        for name, source in call["modules"]:
+            module = sys.modules[name] = types.ModuleType(name)
+            exec(compile(source, name, "exec"), module.__dict__)  # noqa: S102 - from who may log in
+        payload = sys.stdin.buffer.read(call["payload_bytes"])
+        signal.alarm(0)
+        child = os.fork()
+        if not child:  # whatever a step does to its process, and starts, is not left here
+            _carry_out(call, payload)
+            return
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code < 0:
+            sys.exit(f"the step was ended by {signal.Signals(-code).name}")
+        if code:
+            sys.exit(code)
+
+
+def _carry_out(call: dict[str, Any], payload: bytes) -> None:
+    from rdht.node.host import Folders, NodeError, explain  # noqa: PLC0415 - came with the call
+
+    def give_up(_number: int, _frame: types.FrameType | None) -> None:
+        why = "not done in time"
+        raise NodeError(why)
+
     try:
         if call["timeout_s"]:  # nothing is left behind if the operator is gone
-            signal.signal(signal.SIGALRM, _give_up)
+            signal.signal(signal.SIGALRM, give_up)
             signal.alarm(max(1, int(call["timeout_s"])))
         if call["command"] not in COMMANDS:
             why = f"there is no step {call['command']}"

@@ -5,7 +5,8 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,48 +26,90 @@ HOST = Host("pi1", "10.0.0.1")
 TIMEOUT_S = 20.0
 
 
-class FakeConnection:
-    """Gives lines, and then fails if it is told to; keeps what it was asked."""
+class FakeProgram:
+    """Gives lines, and then fails if it is told to; keeps what it was sent."""
 
-    def __init__(self, *lines: str, failure: HostError | None = None) -> None:
+    def __init__(self, lines: Iterable[str], failure: HostError | None) -> None:
         self._lines = lines
         self._failure = failure
-        self.asked: list[tuple[str, bytes, float]] = []
+        self.loaded: set[str] = set()
+        self.stdin = b""
 
-    def lines(
-        self, command: str, stdin: bytes, timeout_s: float, sent: Callable[[int], None]
-    ) -> Iterator[str]:
-        self.asked.append((command, stdin, timeout_s))
-        sent(len(stdin))
+    def send(self, data: bytes, sent: Callable[[int], None]) -> None:
+        self.stdin += data
+        sent(len(data))
+
+    def __iter__(self) -> Iterator[str]:
         yield from self._lines
         if self._failure:
             raise self._failure
 
 
-class ProcessConnection:
-    """Runs the command here, as a shell on a host would, in a home of its own."""
+class FakeConnection:
+    """Lends a fake program; keeps what it was asked."""
+
+    def __init__(self, *lines: str, failure: HostError | None = None) -> None:
+        self._program = FakeProgram(lines, failure)
+        self.asked: list[tuple[str, float]] = []
+
+    @contextmanager
+    def program(self, command: str, timeout_s: float) -> Iterator[FakeProgram]:
+        self.asked.append((command, timeout_s))
+        yield self._program
+
+    @property
+    def stdin(self) -> bytes:
+        return self._program.stdin
+
+
+class LocalProgram:
+    """A program that runs here, as a shell on a host would run it."""
+
+    def __init__(self, command: str, home: Path) -> None:
+        self.loaded: set[str] = set()
+        self.process = subprocess.Popen(
+            ["/bin/sh", "-c", command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=home,
+            env={"HOME": str(home), "PATH": os.defpath},
+        )
+
+    def send(self, data: bytes, sent: Callable[[int], None]) -> None:
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # it may have ended; what it said is read then
+            self.process.stdin.write(data)
+            self.process.stdin.flush()
+        sent(len(data))
+
+    def __iter__(self) -> Iterator[str]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            yield line.decode()
+        _, errors = self.process.communicate(timeout=TIMEOUT_S)
+        if self.process.returncode != 0:
+            last = (errors.decode().strip().splitlines() or ["no output"])[-1]
+            raise CommandFailedError(last, self.process.returncode)
+
+
+class LocalConnection:
+    """Lends the same program again and again, in a home of its own."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
+        self.programs: dict[str, LocalProgram] = {}
 
-    def lines(
-        self, command: str, stdin: bytes, timeout_s: float, sent: Callable[[int], None]
-    ) -> Iterator[str]:
+    @contextmanager
+    def program(self, command: str, timeout_s: float) -> Iterator[LocalProgram]:
         assert timeout_s > 0
-        done = subprocess.run(
-            ["/bin/sh", "-c", command],
-            input=stdin,
-            capture_output=True,
-            cwd=self._home,
-            env={"HOME": str(self._home), "PATH": os.defpath},
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-        sent(len(stdin))
-        yield from done.stdout.decode().splitlines(keepends=True)
-        if done.returncode != 0:
-            last = (done.stderr.decode().strip().splitlines() or ["no output"])[-1]
-            raise CommandFailedError(last, done.returncode)
+        if command not in self.programs:
+            self.programs[command] = LocalProgram(command, self._home)
+        yield self.programs[command]
+
+    def close(self) -> None:
+        for program in self.programs.values():
+            program.process.communicate(timeout=TIMEOUT_S)
 
 
 def answers(connection: Any, call: Call, host: Host = HOST) -> list[dict[str, Any]]:
@@ -74,11 +117,17 @@ def answers(connection: Any, call: Call, host: Host = HOST) -> list[dict[str, An
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Callable[..., Any]:
+def connection(tmp_path: Path) -> Iterator[LocalConnection]:
+    """Return a connection to here, where the home is a temporary one."""
+    with closing(LocalConnection(tmp_path)) as connection:
+        yield connection
+
+
+@pytest.fixture
+def here(connection: LocalConnection) -> Callable[..., Any]:
     """Return a function that carries out a call with this interpreter, in a temporary home."""
 
     def run(call: Call, python: str = sys.executable) -> Any:
-        connection: Any = ProcessConnection(tmp_path)
         documents = answers(connection, call, Host("pi1", "10.0.0.1", python=python))
         return documents[-1]["ok"]
 
@@ -123,16 +172,16 @@ def test_a_secret_arrives_and_is_seen_nowhere_on_the_way(
     assert path.stat().st_mode & 0o777 == 0o600
     with pytest.raises(HostError) as caught:
         here(call)  # another one is there now
-    connection = FakeConnection('{"ok": {}}\n')
-    answers(connection, call)
-    command, stdin, _ = connection.asked[0]
+    fake = FakeConnection('{"ok": {}}\n')
+    answers(fake, call)
+    command, _ = fake.asked[0]
     operator = Operator(
         Cluster("shelf", tmp_path, "", tmp_path, (HOST,), {}), Screen(), dry_run=True
     )
     operator.each("deliver secret", call, preview={})
     shown = [str(caught.value), repr(call), command, *capsys.readouterr()]
     assert all(text.strip() not in each for each in shown)
-    assert json.dumps(text)[1:-1].encode() in stdin
+    assert json.dumps(text)[1:-1].encode() in fake.stdin
 
 
 def test_an_unknown_step_of_a_known_kind_fails_with_the_hosts_words(
@@ -231,18 +280,16 @@ def test_the_command_is_the_hosts_python_alone() -> None:
     assert shlex.split(connection.asked[0][0])[0] == "/opt/my python"
 
 
-def test_what_is_sent_is_sources_then_the_call_then_the_payload() -> None:
+def test_what_is_sent_is_the_call_with_its_sources_and_then_the_payload() -> None:
     connection = FakeConnection('{"ok": {}}\n')
     call = Call("files.listing", {"run": "r"}, b"\x00payload\n", timeout_s=7.0)
     answers(connection, call)
-    _, stdin, timeout_s = connection.asked[0]
-    sources, header, payload = stdin.split(b"\n", 2)
-    assert [name for name, _ in json.loads(sources)] == [
-        "rdht.node.host",
-        "rdht.node.files",
-        "rdht.node.__main__",
-    ]
-    assert json.loads(header) == {
+    first, header, payload = connection.stdin.split(b"\n", 2)
+    assert json.loads(first)[0] == "rdht.node.__main__"
+    document = json.loads(header)
+    modules = document.pop("modules")
+    assert [name for name, _ in modules] == ["rdht.node.host", "rdht.node.files"]
+    assert document == {
         "command": "files.listing",
         "cluster": "shelf",
         "arguments": {"run": "r"},
@@ -250,13 +297,37 @@ def test_what_is_sent_is_sources_then_the_call_then_the_payload() -> None:
         "payload_bytes": 9,
     }
     assert payload == b"\x00payload\n"
-    assert timeout_s == 7.0
+    assert connection.asked[0][1] == 7.0
+
+
+def test_only_the_first_call_of_a_kind_carries_its_source() -> None:
+    connection = FakeConnection('{"ok": {}}\n')
+    answers(connection, Call("files.runs"))
+    before = len(connection.stdin)
+    answers(connection, Call("files.runs"))
+    answers(connection, Call("facts.facts"))
+    same, other = connection.stdin[before:].splitlines()
+    assert json.loads(same)["modules"] == []
+    assert [name for name, _ in json.loads(other)["modules"]] == ["rdht.node.facts"]
+
+
+def test_one_interpreter_carries_out_all_calls_and_each_leaves_nothing_in_it(
+    here: Callable[..., Any], connection: LocalConnection
+) -> None:
+    here(Call("facts.facts"))
+    with pytest.raises(HostError, match="no step"):
+        here(Call("facts.vanish"))
+    with pytest.raises(HostError, match="not done in time"):
+        here(Call("files.tail", {"run": "r", "lines": 1, "since": "", "follow": True}, timeout_s=1))
+    assert here(Call("releases.probe"))["staged"] == []
+    (program,) = connection.programs.values()
+    assert program.process.poll() is None
 
 
 def test_a_call_without_a_time_limit_still_bounds_each_wait() -> None:
     connection = FakeConnection('{"ok": {}}\n')
     answers(connection, Call("processes.watch", timeout_s=None))
-    assert connection.asked[0][2] == STEP_TIMEOUT_S
+    assert connection.asked[0][1] == STEP_TIMEOUT_S
 
 
 def test_every_document_comes_as_it_arrives_and_the_answer_last() -> None:

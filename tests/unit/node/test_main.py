@@ -1,4 +1,4 @@
-"""One call on a host, as a process of its own: JSON in, one JSON document back."""
+"""Calls on a host, by a process there: JSON in, one JSON document back for each."""
 
 import importlib
 import json
@@ -30,7 +30,8 @@ def call(home: Path) -> Call:
         timeout_s: float | None = TIMEOUT_S,
         payload_bytes: int | None = None,
     ) -> "subprocess.CompletedProcess[bytes]":
-        header = {
+        header: dict[str, Any] = {
+            "modules": [],
             "command": command,
             "cluster": "shelf",
             "arguments": arguments or {},
