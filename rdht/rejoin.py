@@ -161,7 +161,7 @@ class Rejoin:
     def _found(self, replica: Replica) -> bool:
         """Begin the range with nothing in it, once all others know of it; or call it lost."""
         number = replica.number
-        others = set(self._servers) - {self._participant.me, replica.partner}
+        others = set(self._servers) - {self._participant.me}
         if number not in self._announced:
             if number in self._known:
                 replica.mode = Mode.LOST

@@ -40,7 +40,6 @@ _QUESTION, _ANSWER, _REJOIN_QUESTION, _REJOIN_ANSWER = 1, 2, 4, 8
 _JOINED = 16  # times two to the power of the number of the server that has joined
 _ACCIDENTS = {"crash server", "crash client", "break", "give up", "relink", "hurry", "stop"}
 _END = 0  # the message number of a connection's end
-_END = 0  # the message number of a connection's end
 _DEAD = 0  # the number of a client that has crashed
 
 Action = tuple[Any, ...]
@@ -306,7 +305,7 @@ class World:
                     asked |= self._kinds[state[self._channels[index, other]]]
                     heard |= self._kinds[state[self._channels[other, index]]]
         settles = traits.may_settle and not (asked & _QUESTION or heard & _ANSWER)
-        if settles and not self._is_vain(state, index, ("settle",)):
+        if settles:
             yield "settle", index
         if traits.may_hurry and state[self._hurry_at]:
             yield "hurry", index
@@ -316,33 +315,10 @@ class World:
         rejoins = traits.may_rejoin and not (
             asked & (_REJOIN_QUESTION | mine) or heard & (_REJOIN_ANSWER | mine)
         )
-        if rejoins and not self._is_vain(state, index, ("rejoin",)):
+        if rejoins:
             yield "rejoin", index
         if state[self._server_crash_at] and self._may_crash(state, index):
             yield "crash server", index
-
-    def _is_vain(self, state: WorldState, index: int, event: Action) -> bool:
-        """Return whether to ask again changes nothing, if all goes well, as the others are now.
-
-        It will be asked once one of them has changed. To ask before only means that the same
-        question, or the same answer, is on its way for longer.
-        """
-        here = state[index]
-        try:
-            after, questions = self._server_step(here, event)
-            if after != here:
-                return False
-            for target, question in questions:
-                there, answers = self._server_step(state[target], ("take", index, question))
-                if there != state[target]:
-                    return False
-                for to, answer in answers:
-                    reply = "take", target, answer
-                    if to != index or self._server_step(here, reply) != (here, ()):
-                        return False
-        except Exception:  # noqa: BLE001 - whatever it is, the search has to come upon it
-            return False
-        return True
 
     def _may_crash(self, state: WorldState, index: int) -> bool:
         """Return whether the server may crash: not if that takes the last copy of a range."""
