@@ -2,8 +2,10 @@
 
 import json
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -52,10 +54,20 @@ def _wait_for(path: Path, *texts: str, within_s: float) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def test_no_line_is_lost_or_doubled_while_hosts_go_and_come(lab: Checkout, tmp_path: Path) -> None:
+@contextmanager
+def _following(lab: Checkout, shown: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Follow the logs into a file, no longer than the block."""
     words = ["tail", "--follow", "--run", RUN, "--grep", "server pi"]
-    shown = tmp_path / "shown"
     with shown.open("w", encoding="utf-8") as out, lab.start(*words, stdout=out) as process:
+        try:
+            yield process
+        finally:
+            process.kill()  # it would go on for ever
+
+
+def test_no_line_is_lost_or_doubled_while_hosts_go_and_come(lab: Checkout, tmp_path: Path) -> None:
+    shown = tmp_path / "shown"
+    with _following(lab, shown) as process:
         _wait_for(shown, *(f"{host}: begins" for host in HOSTS), within_s=30)
         logged = [_log(lab, host, f"line {number}") for number in range(20) for host in HOSTS]
         _wait_for(shown, *logged, within_s=10)
