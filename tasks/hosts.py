@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from cluster import processes, runs, secret
+from cluster import preflight, processes, runs, secret
 from cluster import reboot as rebooting
 from cluster import setup as preparing
 from cluster import trust as trusting
@@ -22,11 +22,8 @@ from cluster.console import Screen
 from cluster.errors import ClusterError, LoginRefusedError, VerdictError
 from cluster.inventory import Host
 from cluster.operator import Operator
-from cluster.remote import Call
 
 _VARIABLE = "RDHT_PASSWORD"  # for setup where nobody can be asked
-MIN_DISK_FREE_BYTES = 200_000_000
-MAX_CLOCK_OFFSET_S = 0.5
 
 
 @task(cluster="lab, pis, or another file in inventory/")
@@ -127,78 +124,30 @@ def check(operator: Operator, *, replicas: bool = False) -> dict[str, Any]:
     """Check that the hosts are fit for an experiment."""
     if replicas:
         return _check_replicas(operator)
-    everyone = operator.cluster.hosts
-
-    def call(host: Host) -> Call:
-        peers = {
-            other.name: [other.address, other.server_port]
-            for other in everyone
-            if other != host and other.servers_per_host
-        }
-        listen = [[host.address, port] for port in host.server_ports]
-        return Call("facts.check", {"name": host.name, "listen": listen, "peers": peers})
-
-    answers = operator.each("check", call, preview={})
+    facts, troubles = preflight.preflight(operator, desk(operator.cluster))
     if operator.dry_run:
         return {}
-    digests = {host: facts["secret"] for host, facts in answers.values.items()}
-    for host, same in secret.compare(desk(operator.cluster), digests).items():
-        answers.values[host]["secret"] = same
-    running = operator.each("status", Call("processes.status"), preview={}).values
-    troubles = [f"{host}: {why}" for host, why in answers.failures.items()]
-    for host, facts in answers.values.items():
-        processes_here = running.get(host, {"processes": []})["processes"]
-        ours = any(row["role"] == "server" for row in processes_here)
-        for gone in answers.failures:  # has its own line; nobody could answer there
-            facts["reached"].pop(gone, None)
-        troubles += [f"{host}: {trouble}" for trouble in _troubles(facts, ours=ours)]
     columns: dict[str, Callable[[dict[str, Any]], Any]] = {
-        "model": lambda facts: facts["model"],
-        "python": lambda facts: facts["python"],
-        "cores": lambda facts: facts["cores"],
-        "disk MB": lambda facts: facts["disk_free_bytes"] // 1_000_000,
-        "memory MB": lambda facts: (facts["memory_free_bytes"] or 0) // 1_000_000,
-        "clock ms": lambda facts: round(facts["clock_offset_s"] * 1000, 1),
-        "governor": lambda facts: facts["governor"],
-        "°C": lambda facts: facts["temperature_c"],
-        "throttled": lambda facts: facts["throttled"],
-        "Mbit/s": lambda facts: _speeds(facts["network"]),
-        "secret": lambda facts: facts["secret"],
-        "reaches": lambda facts: f"{sum(facts['reached'].values())} of {len(facts['reached'])}",
+        "model": lambda row: row["model"],
+        "python": lambda row: row["python"],
+        "cores": lambda row: row["cores"],
+        "disk MB": lambda row: row["disk_free_bytes"] // 1_000_000,
+        "memory MB": lambda row: (row["memory_free_bytes"] or 0) // 1_000_000,
+        "clock ms": lambda row: round(row["clock_offset_s"] * 1000, 1),
+        "governor": lambda row: row["governor"],
+        "°C": lambda row: row["temperature_c"],
+        "throttled": lambda row: row["throttled"],
+        "Mbit/s": lambda row: preflight.links(row["network"]),
+        "release": lambda row: row["current"],
+        "secret": lambda row: row["secret"],
+        "reaches": lambda row: f"{sum(row['reached'].values())} of {len(row['reached'])}",
     }
-    rows = [
-        [host, *(read(facts) for read in columns.values())]
-        for host, facts in answers.values.items()
-    ]
+    rows = [[host, *(read(row) for read in columns.values())] for host, row in facts.items()]
     operator.screen.table(["host", *columns], rows)
     if troubles:
         raise ClusterError("\n".join(troubles))
     operator.screen.note("All hosts are fit.")
-    return answers.values
-
-
-def _speeds(cards: dict[str, dict[str, str | None]]) -> str | None:
-    """Return the speed of each network card that knows it."""
-    speeds = {name: int(card["speed_mbit"] or -1) for name, card in cards.items()}
-    return ", ".join(f"{name} {speed}" for name, speed in speeds.items() if speed > 0) or None
-
-
-def _troubles(facts: dict[str, Any], *, ours: bool) -> list[str]:
-    found = []
-    for port, state in facts["ports"].items():
-        if state != "free" and not ours:
-            found.append(f"port {port}: {state}; free it, or choose another server_port")
-    for peer, reached in facts["reached"].items():
-        if not reached:
-            found.append(f"does not reach {peer} on its server port: is a firewall in between?")
-    if facts["disk_free_bytes"] < MIN_DISK_FREE_BYTES:
-        free_mb = facts["disk_free_bytes"] // 1_000_000
-        found.append(f"only {free_mb} MB of disk are free: fab clean")
-    if abs(facts["clock_offset_s"]) > MAX_CLOCK_OFFSET_S:
-        found.append(f"its clock is {facts['clock_offset_s']:+.1f} s off yours: enable NTP")
-    if facts["throttled"] not in (None, "0x0"):
-        found.append(f"is throttled ({facts['throttled']}): check power supply and cooling")
-    return found
+    return facts
 
 
 def _check_replicas(operator: Operator) -> dict[str, Any]:

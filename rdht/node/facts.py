@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rdht.node.host import Folders, boot_id, secret_digest
+from rdht.node.host import Folders, boot_id, is_alive, records, secret_digest
 
 REACH_TIMEOUT_S = 4.0
 _CONNECT_TIMEOUT_S = 1.0
@@ -43,14 +43,16 @@ def check(folders: Folders, arguments: dict[str, Any], payload: bytes) -> dict[s
 
     All hosts do this at the same time: each listens on its own ports (`listen`, [address, port])
     where nothing else does, connects to all `peers` ({name: [address, port]}), and stays until
-    every peer has come or REACH_TIMEOUT_S is over. `secret` is the digest of the cluster's.
+    every peer has come or REACH_TIMEOUT_S is over. `secret` is the digest of the cluster's, and
+    `serves` tells whether it is servers of ours that hold the ports.
     """
     listeners, ports = _listen(arguments["listen"])
     reached = _reach(listeners, arguments["peers"], arguments["name"])
     for listener in listeners:
         listener.close()
-    found = {"ports": ports, "reached": reached, "secret": secret_digest(folders)}
-    return {**found, **facts(folders, {}, payload)}
+    serves = any(one["role"] == "server" and is_alive(one) for one in records(folders))
+    found = {"ports": ports, "serves": serves, "reached": reached}
+    return {**found, "secret": secret_digest(folders), **facts(folders, {}, payload)}
 
 
 def _listen(addresses: list[tuple[str, int]]) -> tuple[list[socket.socket], dict[str, str]]:

@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+IDENTITY = {"name", "role", "file", "run", "release", "pid", "start_ticks", "boot_id"}
+
 
 class NodeError(Exception):
     """A step that cannot be done on this host; the text says why and what to do."""
@@ -164,3 +166,9 @@ def is_alive(record: dict[str, Any]) -> bool:
     """Tell whether the process of a record runs: no other with its pid, and of this boot."""
     ticks = start_ticks(record["pid"])
     return bool(ticks and ticks == record["start_ticks"] and record["boot_id"] == boot_id())
+
+
+def records(folders: Folders, run: str | None = None) -> list[dict[str, Any]]:
+    """Return the record of each process that a run had here, or that all runs had."""
+    paths = sorted(folders.runs.glob(f"{run or '*'}/*.process.json"))
+    return [record for record in map(read_json, paths) if record and record.keys() >= IDENTITY]

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from rdht.node.host import (
+    IDENTITY,
     Folders,
     NodeError,
     boot_id,
     is_alive,
     read_json,
+    records,
     start_ticks,
     write_json,
 )
@@ -34,7 +36,6 @@ TAIL_BYTES = 16 * 1024
 START_FILE = "start.json"
 LINGER = Path("/var/lib/systemd/linger")
 RUN_USER = Path("/run/user")
-_IDENTITY = {"name", "role", "file", "run", "release", "pid", "start_ticks", "boot_id"}
 _POLL_S = 0.25  # a watching step must not take the time of what it watches
 
 
@@ -82,7 +83,7 @@ def status(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict
     tells whether it left results, and `tail`, the end of its log.
     """
     processes = []
-    for record in _records(folders, arguments.get("run")):
+    for record in records(folders, arguments.get("run")):
         alive = is_alive(record)
         if not alive and "run" not in arguments:
             continue
@@ -107,7 +108,7 @@ def stop(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[s
     """Stop the running processes of the roles in `roles`: TERM, grace, KILL, proof."""
     running = [
         record
-        for record in _records(folders, None)
+        for record in records(folders)
         if record["role"] in arguments["roles"] and is_alive(record)
     ]
     killed = _stop(running)
@@ -135,7 +136,7 @@ def ask(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[st
 def watch(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[str, Any]:
     """Print what the run's clients report, as a line of JSON a second, while any is alive."""
     folder = folders.run(arguments["run"])
-    clients = [row for row in _records(folders, arguments["run"]) if row["role"] == "client"]
+    clients = [row for row in records(folders, arguments["run"]) if row["role"] == "client"]
     next_s = time.monotonic()
     while any(is_alive(record) for record in clients):
         if time.monotonic() >= next_s:
@@ -154,7 +155,7 @@ def _spawn(folder: Path, release: Path, process: dict[str, Any]) -> tuple[dict[s
     """Start a process in its own group with every stream redirected; record who it is."""
     path = folder / f"{process['file']}.process.json"
     before = read_json(path)
-    if before and before.keys() >= _IDENTITY and is_alive(before):
+    if before and before.keys() >= IDENTITY and is_alive(before):
         why = f"{process['role']} {process['name']} of run {folder.name} runs already"
         raise NodeError(why)
     read_end, write_end = os.pipe()
@@ -220,11 +221,6 @@ def _wait_ready(folder: Path, process: dict[str, Any], pipe: int, deadline_s: fl
     tail = _tail(folder / f"{process['file']}.log")
     why += f": {tail[-1] if tail else 'its log is empty'}"
     raise NodeError(why)
-
-
-def _records(folders: Folders, run: str | None) -> list[dict[str, Any]]:
-    paths = sorted(folders.runs.glob(f"{run or '*'}/*.process.json"))
-    return [record for record in map(read_json, paths) if record and record.keys() >= _IDENTITY]
 
 
 def _stop(records: list[dict[str, Any]]) -> list[str]:

@@ -317,10 +317,11 @@ class OwnRoot:
         return done.stdout
 
     def step(self, step: str, **arguments: Any) -> Any:
-        header = {"command": f"faults.{step}", "cluster": "pis", "arguments": arguments}
+        told = {"command": f"faults.{step}", "cluster": "pis", "arguments": arguments}
+        header = {**told, "modules": [], "timeout_s": 20, "payload_bytes": 0}
         done = subprocess.run(
             ["nsenter", f"--net={self._space}", sys.executable, "-m", "rdht.node"],
-            input=json.dumps({**header, "timeout_s": 20, "payload_bytes": 0}) + "\n",
+            input=json.dumps(header) + "\n",
             env={**os.environ, "HOME": str(self._home)},
             cwd=ROOT,
             capture_output=True,

@@ -55,8 +55,7 @@ def edited(checkout: Checkout) -> Iterator[Callable[[str, str], None]]:
 
 @pytest.fixture
 def idle(lab: Checkout) -> Iterator[Checkout]:
-    """The lab with nothing running, before the test and after it."""
-    lab.fab("stop")
+    """The lab with nothing running, as it came up and as each test leaves it."""
     yield lab
     lab.fab("stop")
 

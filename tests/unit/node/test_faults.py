@@ -86,10 +86,11 @@ def step(home: Path) -> Step:
     """Return a function that has a process carry out a step, as ssh would; it may fork."""
 
     def run(command: str, **arguments: Any) -> Any:
-        call = {"command": f"faults.{command}", "cluster": "shelf", "arguments": arguments}
+        told = {"command": f"faults.{command}", "cluster": "shelf", "arguments": arguments}
+        call = {**told, "modules": [], "timeout_s": TIMEOUT_S, "payload_bytes": 0}
         done = subprocess.run(
             [sys.executable, "-m", "rdht.node"],
-            input=json.dumps({**call, "timeout_s": TIMEOUT_S, "payload_bytes": 0}) + "\n",
+            input=json.dumps(call) + "\n",
             cwd=ROOT,
             env={**os.environ, "HOME": str(home)},
             capture_output=True,  # a reverter that kept it open would hold this
