@@ -35,21 +35,14 @@ def test_the_tasks_chain_to_a_whole_experiment(idle: Checkout) -> None:
     assert steps == ["facts", "start-servers", "start-clients"]
 
 
-def test_a_number_of_commands_ends_the_clients_too(idle: Checkout) -> None:
-    summary = idle.json("run", "--commands", "50", "--threads", "2", "--key-size", "1")
-    assert summary["commands"] == 5 * 2 * 50
-    assert summary["connections"] == 5 * 2 * 5
-
-
-def test_the_same_seed_gives_the_same_commands(idle: Checkout) -> None:
-    counts = [
-        [
-            idle.json("run", "--commands", "40", "--threads", "2", "--seed", "7")[name]
-            for name in ("gets", "puts")
-        ]
-        for _ in range(2)
-    ]
-    assert counts[0] == counts[1]
+def test_a_number_of_commands_ends_the_clients_and_a_seed_chooses_the_same(
+    idle: Checkout,
+) -> None:
+    words = ["--commands", "40", "--threads", "2", "--key-size", "1", "--seed", "7"]
+    one, other = (idle.json("run", *words) for _ in range(2))
+    assert one["commands"] == 5 * 2 * 40
+    assert one["connections"] == 5 * 2 * 5
+    assert (one["gets"], one["puts"]) == (other["gets"], other["puts"])
 
 
 def test_several_servers_and_clients_a_host(idle: Checkout, edited: Edit) -> None:

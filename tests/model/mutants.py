@@ -7,8 +7,8 @@ what is around the core, and a `Variant` of the simulator's own.
 """
 
 import struct
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -24,7 +24,7 @@ from rdht.replica import Copy, Mode, Replica
 from rdht.resolution import Resolution, _numbers
 from rdht.transaction import Transaction
 from rdht.transitions import Action, Event, State
-from rdht.write_ahead import epoch_of
+from rdht.write_ahead import WriteAhead, epoch_of
 
 
 class Mutant(NamedTuple):
@@ -286,7 +286,8 @@ def _yes_told_early() -> AbstractContextManager[Any]:
     return mock.patch.object(Participant, "_asked", asked)
 
 
-def _abort_unsynced() -> AbstractContextManager[Any]:
+@contextmanager
+def _abort_unsynced() -> Iterator[None]:
     original = Machine._undo
 
     def undo(self: Machine, tx: Transaction) -> None:
@@ -294,7 +295,11 @@ def _abort_unsynced() -> AbstractContextManager[Any]:
         original(self, tx)
         self._write_ahead.must_sync = must_sync
 
-    return mock.patch.object(Machine, "_undo", undo)
+    with (
+        mock.patch.object(Machine, "_undo", undo),
+        mock.patch.object(WriteAhead, "hold"),  # so it is when said again
+    ):
+        yield
 
 
 def _copy_unwritten() -> AbstractContextManager[Any]:
