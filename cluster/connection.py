@@ -27,6 +27,7 @@ from cluster.hostkeys import HostKey, from_paramiko
 from cluster.inventory import Cluster, Host
 
 CONNECT_TIMEOUT_S = 10
+AGAIN_TIMEOUT_S = 3  # for a host that was out of reach when last tried: each step would wait anew
 FETCH_TIMEOUT_S = 30  # without a byte
 LINK_TIMEOUT_S = 15  # without an acknowledgement of what was sent
 KEEPALIVE_S = 5
@@ -127,6 +128,7 @@ class Connection(fabric.Connection):  # type: ignore[misc]
         self._identity_file = None if self._has_password else host.identity_file
         self._where = f"{host.address}:{host.ssh_port}"
         self._waiting: list[Program] = []
+        self._is_lost = False
         self.client.set_missing_host_key_policy(_PinnedOnly(cluster.known_hosts))
 
     def open(self) -> None:
@@ -138,6 +140,8 @@ class Connection(fabric.Connection):  # type: ignore[misc]
             raise HostError(why)
         self.close()  # what is left of a connection that ended by itself
         hostkeys.load(self._known_hosts, self.client.get_host_keys())
+        self.connect_timeout = AGAIN_TIMEOUT_S if self._is_lost else CONNECT_TIMEOUT_S
+        self._is_lost = True
         try:
             super().open()
         except paramiko.BadHostKeyException as error:
@@ -165,6 +169,7 @@ class Connection(fabric.Connection):  # type: ignore[misc]
             limit_ms = LINK_TIMEOUT_S * 1000
             self.transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit_ms)
         self.transport.set_keepalive(KEEPALIVE_S)
+        self._is_lost = False
 
     @property
     def _waits_for_login(self) -> bool:
@@ -197,6 +202,7 @@ class Connection(fabric.Connection):  # type: ignore[misc]
             raise HostError(why) from error
         except (paramiko.SSHException, EOFError, OSError) as error:
             self.close()
+            self._is_lost = True
             why = f"the connection to {self._where} was lost: {error or 'it ended'}"
             raise HostUnreachableError(why) from error
         finally:

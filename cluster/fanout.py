@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,10 +28,13 @@ class Results:
         return self.values
 
 
-def fan_out(step: str, hosts: Iterable[Host], work: Callable[[Host], Any]) -> Results:
+def fan_out(
+    step: str, hosts: Iterable[Host], work: Callable[[Host], Any], settle_s: float = 0.0
+) -> Results:
     """Run `work` for each host in up to MAX_PARALLEL threads.
 
-    The threads are daemons: ^C leaves them behind instead of waiting for a host that hangs.
+    On ^C they have `settle_s` to come to an end. The threads are daemons: then it leaves them
+    behind instead of waiting for a host that hangs.
     """
     hosts = list(hosts)
     results = Results(step)
@@ -55,13 +59,23 @@ def fan_out(step: str, hosts: Iterable[Host], work: Callable[[Host], Any]) -> Re
     threads = [
         threading.Thread(target=run, daemon=True) for _ in range(min(MAX_PARALLEL, len(hosts)))
     ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    _run(threads, settle_s)
     if unexpected:
         raise unexpected[0]
     order = [host.name for host in hosts]
     results.values = {name: results.values[name] for name in order if name in results.values}
     results.failures = {name: results.failures[name] for name in order if name in results.failures}
     return results
+
+
+def _run(threads: list[threading.Thread], settle_s: float) -> None:
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt:
+        deadline_s = time.monotonic() + settle_s
+        while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        raise

@@ -13,6 +13,7 @@ from cluster.fanout import Results, fan_out
 from cluster.inventory import Cluster, Host
 from cluster.remote import Call
 
+SETTLE_S = 5.0
 _DESCRIBED_CHARACTERS = 600
 _connections: dict[tuple[str, str], Connection] = {}
 _connections_lock = threading.Lock()
@@ -87,7 +88,9 @@ class Operator:
                 result["clock_offset_s"] = result["time_unix_s"] - arrived_s
             return result
 
-        return fan_out(step, calls, work)
+        # A host may be about to start what the steps after ^C are to stop.
+        is_bounded = all(made.timeout_s is not None for made in calls.values())
+        return fan_out(step, calls, work, SETTLE_S if is_bounded else 0.0)
 
 
 def _describe(call: Call) -> str:

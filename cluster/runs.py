@@ -44,6 +44,7 @@ class Run:
         """Note a step with its times, and how it failed if it did."""
         entry: dict[str, Any] = {"step": step, "started": _now()}
         self.manifest["steps"].append(entry)
+        self.note()  # so a crash tells what was being done
         try:
             yield
         except BaseException as error:

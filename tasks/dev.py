@@ -1,5 +1,6 @@
 """dev.check, dev.fix, dev.test, dev.simulate."""
 
+import os
 import subprocess
 import sys
 
@@ -26,8 +27,15 @@ def fix(screen: Screen) -> None:
 @task(only="only tests whose name matches this expression")
 def test(screen: Screen, *, only: str = "") -> None:  # noqa: PT028 - a task, no test
     """Run all tests."""
-    # In the order of the folders: what takes longest, on whole clusters, comes first.
-    parallel = ["-n", "auto", "--dist", "loadscope", "--no-loadscope-reorder"]
+    # In the order of the folders: what takes longest, on whole clusters, comes first. It often
+    # waits for something, so there is one process more than processors.
+    parallel = [
+        "-n",
+        str((os.cpu_count() or 1) + 1),
+        "--dist",
+        "loadfile",
+        "--no-loadscope-reorder",
+    ]
     _run_all(screen, ["pytest", *parallel, *(["-k", only] if only else [])])
 
 

@@ -16,5 +16,7 @@ def _needed(why: str | None) -> pytest.MarkDecorator:
     return pytest.mark.skipif(missing, reason=why or "all is here")
 
 
+# The kind of lab that is most like real hosts, of those that can be here.
+BEST_LAB = "netns" if _missing is None or os.environ.get("CI") == "true" else "lab"
 NETNS = _needed(_missing)
 FAULTS = _needed(_missing or _no_nft)

@@ -1,7 +1,6 @@
 """Power cuts, cables taken out and disks that refuse, on hosts with real sshd and real links."""
 
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,9 +20,8 @@ from cluster.operator import Operator, close_connections
 from cluster.options import ServerOptions
 from cluster.release import Release
 from lab import netns
-from lab import processes as machine
 from lab.host_files import USER_ID
-from lab.links import RUN_NETNS, Names
+from tests.cluster.three_hosts import in_host
 from tests.needs import NETNS
 
 pytestmark = NETNS
@@ -159,26 +157,20 @@ def test_a_power_cut_between_stage_and_flip(
     assert _left(lab) == []
 
 
-def _in_host(lab: Path, host: str, *words: str) -> None:
-    """Do something as root among a host's own mounts."""
-    pid = str(machine.inside([RUN_NETNS / Names.of(lab).host(host)])[-1])
-    subprocess.run(["nsenter", "--mount", "--target", pid, *words], check=True)
-
-
 @contextmanager
 def _read_only(lab: Path) -> Iterator[None]:
-    _in_host(lab, "pi2", "mount", "--bind", "/home/pi/rdht", "/home/pi/rdht")
-    _in_host(lab, "pi2", "mount", "-o", "remount,bind,ro", "/home/pi/rdht")
+    in_host(lab, "pi2", "mount", "--bind", "/home/pi/rdht", "/home/pi/rdht")
+    in_host(lab, "pi2", "mount", "-o", "remount,bind,ro", "/home/pi/rdht")
     yield
-    _in_host(lab, "pi2", "umount", "/home/pi/rdht")
+    in_host(lab, "pi2", "umount", "/home/pi/rdht")
 
 
 @contextmanager
 def _full(lab: Path) -> Iterator[None]:
     place, owner = "/home/pi/rdht/here/releases", f"uid={USER_ID}"
-    _in_host(lab, "pi2", "mount", "-t", "tmpfs", "-o", f"size=32k,{owner}", "tmpfs", place)
+    in_host(lab, "pi2", "mount", "-t", "tmpfs", "-o", f"size=32k,{owner}", "tmpfs", place)
     yield
-    _in_host(lab, "pi2", "umount", place)
+    in_host(lab, "pi2", "umount", place)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Three hosts of the netns lab: what a test says to them, and measures between them."""
 
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 from cluster.connection import Connection
 from cluster.inventory import Cluster, Host
 from cluster.namespace import inside
-from lab import netns
+from lab import netns, processes
 from lab.links import RUN_NETNS, Names
 
 HOSTS = netns.addresses(3)
@@ -33,6 +34,12 @@ def say(folder: Path, name: str, command: str, stdin: str = "") -> list[str]:
             return [line.rstrip("\n") for line in lines]
         finally:
             connection.close()
+
+
+def in_host(lab: Path, host: str, *words: str) -> None:
+    """Run a command as root in a host's network and among its mounts."""
+    pid = str(processes.inside([RUN_NETNS / Names.of(lab).host(host)])[-1])
+    subprocess.run(["nsenter", "--net", "--mount", "--target", pid, *words], check=True)
 
 
 def until(true: Callable[[], bool]) -> None:

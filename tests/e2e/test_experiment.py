@@ -1,4 +1,4 @@
-"""The tasks alone and chained, on each kind of lab."""
+"""The tasks alone and chained, on the lab that is most like real hosts."""
 
 import csv
 import json
@@ -10,12 +10,10 @@ from hashlib import sha256
 import pytest
 
 from tests.e2e.checkout import Checkout
-from tests.needs import NETNS
+from tests.needs import BEST_LAB
 
 Edit = Callable[[str, str], None]
-pytestmark = pytest.mark.parametrize(
-    "checkout", ["lab", pytest.param("netns", marks=NETNS)], indirect=True, scope="session"
-)
+pytestmark = pytest.mark.parametrize("checkout", [BEST_LAB], indirect=True, scope="session")
 
 
 def test_a_second_deploy_changes_nothing(lab: Checkout) -> None:

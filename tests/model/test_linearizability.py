@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rdht.messages import Operation
 from rdht.parts import Result
+from tests.model import linearizability
 from tests.model.linearizability import (
     NEVER,
     Call,
@@ -117,7 +118,8 @@ def test_many_unknown_writes_do_not_keep_it_busy() -> None:
     assert find_order(history) is not None
 
 
-def test_too_many_possibilities_are_given_up() -> None:
+def test_too_many_possibilities_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linearizability, "MOST_STATES", 1000)
     history = [unknown(0, b"u%d" % at) for at in range(40)]
     history += [get(1, 2, b"u3", 30), put(3, 4, b"a", 29)]
     with pytest.raises(UndecidedError):

@@ -118,7 +118,7 @@ FIRST_SEEDS = {
     "recovered unpledged": 287,
     "whole request": 215,
 }
-CLEAN_SEEDS = 25  # of each of the settings above
+CLEAN_SEEDS = 10  # of each of the settings above
 # What a server must do for its participant, and what it is called not to.
 DUTIES = {
     "acknowledge a durable yes before fdatasync": "holds_votes",

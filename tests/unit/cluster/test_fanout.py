@@ -1,5 +1,6 @@
 """A step on all hosts: in parallel, bounded, and every result or failure comes back."""
 
+import signal
 import threading
 from collections.abc import Callable
 
@@ -96,6 +97,28 @@ def test_what_is_no_hosts_failure_reaches_the_caller(
     with pytest.raises(type(error)) as caught:
         fan_out("look", make_cluster(3).hosts, work)
     assert caught.value is error
+
+
+@pytest.mark.parametrize(("settle_s", "ended"), [(TIMEOUT_S, {"pi1", "pi2"}), (0.2, {"pi1"})])
+def test_an_interrupt_lets_hosts_settle_but_waits_for_none_that_hangs(
+    make_cluster: Callable[..., Cluster], settle_s: float, ended: set[str]
+) -> None:
+    interrupted, hangs = threading.Event(), threading.Event()
+    done = set()
+
+    def work(host: Host) -> None:
+        if host.name == "pi2":
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            interrupted.set()
+        assert interrupted.wait(TIMEOUT_S)
+        if host.name == "pi2":
+            hangs.wait(1.0)
+        done.add(host.name)
+
+    with pytest.raises(KeyboardInterrupt):
+        fan_out("look", make_cluster(2).hosts, work, settle_s)
+    assert done == ended
+    hangs.set()
 
 
 def test_no_host_gives_no_result() -> None:
