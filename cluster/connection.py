@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import socket
+import threading
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -72,9 +73,19 @@ class Program:
         return not (self.channel.closed or self.channel.exit_status_ready())
 
     def send(self, data: bytes, sent: Callable[[int], None]) -> None:
-        """Send to its stdin; `sent` gets the size of each piece that is off."""
+        """Send to its stdin; `sent` gets the size of each piece that is off.
+
+        If it has ended, what it printed tells why.
+        """
         for at in range(0, len(data), SEND_BYTES):
-            self.channel.sendall(data[at : at + SEND_BYTES])
+            try:
+                self.channel.sendall(data[at : at + SEND_BYTES])
+            except TimeoutError:
+                raise
+            except OSError:
+                if self.channel.get_transport().is_active():
+                    return
+                raise
             sent(min(SEND_BYTES, len(data) - at))
 
     def __iter__(self) -> Iterator[str]:
@@ -91,11 +102,15 @@ class Program:
 
     def close(self) -> None:
         """Let it go; it ends when it next reads or prints."""
-        self.channel.close()
+        with contextlib.suppress(paramiko.SSHException, EOFError, OSError):  # the link is gone
+            self.channel.close()
 
 
 class Connection(fabric.Connection):  # type: ignore[misc]
     """An ssh connection to one host of the cluster."""
+
+    _waiting: list[Program]
+    _is_lost: bool  # when last tried
 
     def __init__(self, cluster: Cluster, host: Host, password: str | None = None) -> None:
         """Prepare the connection; it opens when first used.
@@ -122,13 +137,17 @@ class Connection(fabric.Connection):  # type: ignore[misc]
                 "auth_timeout": CONNECT_TIMEOUT_S,
             },
         )
-        self._name = host.name
-        self._known_hosts = cluster.known_hosts
-        self._has_password = password is not None
-        self._identity_file = None if self._has_password else host.identity_file
-        self._where = f"{host.address}:{host.ssh_port}"
-        self._waiting: list[Program] = []
-        self._is_lost = False
+        # Invoke takes any attribute that it does not know for a setting, and copies all of them.
+        self._set(
+            _name=host.name,
+            _known_hosts=cluster.known_hosts,
+            _has_password=password is not None,
+            _identity_file=None if password is not None else host.identity_file,
+            _where=f"{host.address}:{host.ssh_port}",
+            _waiting=[],
+            _waiting_lock=threading.Lock(),
+            _is_lost=False,
+        )
         self.client.set_missing_host_key_policy(_PinnedOnly(cluster.known_hosts))
 
     def open(self) -> None:
@@ -141,7 +160,6 @@ class Connection(fabric.Connection):  # type: ignore[misc]
         self.close()  # what is left of a connection that ended by itself
         hostkeys.load(self._known_hosts, self.client.get_host_keys())
         self.connect_timeout = AGAIN_TIMEOUT_S if self._is_lost else CONNECT_TIMEOUT_S
-        self._is_lost = True
         try:
             super().open()
         except paramiko.BadHostKeyException as error:
@@ -158,10 +176,10 @@ class Connection(fabric.Connection):  # type: ignore[misc]
                 why = f"ssh login as {self.user} at {self._where} was refused {what}"
                 raise LoginRefusedError(why) from error
             why = f"ssh to {self._where}: {error or 'the connection ended'}"
-            raise HostUnreachableError(why) from error
+            raise self._lost(why) from error
         except OSError as error:
             why = f"no connection to {self._where}: {_reason(error)}"
-            raise HostUnreachableError(why) from error
+            raise self._lost(why) from error
         if isinstance(self.transport.sock, socket.socket):
             # paramiko leaves Nagle's algorithm on, which costs 40 ms an exec.
             self.transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -175,7 +193,16 @@ class Connection(fabric.Connection):  # type: ignore[misc]
     def _waits_for_login(self) -> bool:
         """Whether the host is there and its key is right, but we had nothing to log in with."""
         transport = self.client.get_transport()
-        return transport is not None and transport.is_active() and not transport.authenticated
+        return bool(
+            transport
+            and transport.is_active()
+            and transport.initial_kex_done
+            and not transport.authenticated
+        )
+
+    def _lost(self, why: str) -> HostUnreachableError:
+        self._is_lost = True
+        return HostUnreachableError(why)
 
     @contextlib.contextmanager
     def program(self, command: str, timeout_s: float) -> Iterator[Program]:
@@ -185,29 +212,35 @@ class Connection(fabric.Connection):  # type: ignore[misc]
         the block does not come to its end.
         """
         self.open()
-        program: Program | None = None
         try:
-            self._waiting = [each for each in self._waiting if each.runs]
-            program = next((each for each in self._waiting if each.command == command), None)
-            if program is None:
-                program = Program(self.transport.open_session(timeout=CONNECT_TIMEOUT_S), command)
-            else:
-                self._waiting.remove(program)
-            program.channel.settimeout(timeout_s)
-            yield program
-            self._waiting.append(program)
-            program = None
+            with contextlib.ExitStack() as failing:
+                program = self._waiting_program(command) or Program(
+                    self.transport.open_session(timeout=CONNECT_TIMEOUT_S), command
+                )
+                failing.callback(program.close)
+                program.channel.settimeout(timeout_s)
+                yield program
+                failing.pop_all()
         except TimeoutError as error:
+            self.close()  # whatever hangs there, the next step is not to wait for it
             why = f"no answer within {timeout_s:.0f} s"
             raise HostError(why) from error
         except (paramiko.SSHException, EOFError, OSError) as error:
             self.close()
-            self._is_lost = True
             why = f"the connection to {self._where} was lost: {error or 'it ended'}"
-            raise HostUnreachableError(why) from error
-        finally:
-            if program is not None:
-                program.close()
+            raise self._lost(why) from error
+        with self._waiting_lock:
+            self._waiting.append(program)
+
+    def _waiting_program(self, command: str) -> Program | None:
+        """Take a program that waits, if one runs this command; forget those that have ended."""
+        with self._waiting_lock:
+            self._waiting[:] = [each for each in self._waiting if each.runs]
+            for program in self._waiting:
+                if program.command == command:
+                    self._waiting.remove(program)
+                    return program
+        return None
 
     def lines(
         self, command: str, stdin: bytes, timeout_s: float, sent: Callable[[int], None]

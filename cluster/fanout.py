@@ -4,6 +4,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,7 +60,7 @@ def fan_out(
     threads = [
         threading.Thread(target=run, daemon=True) for _ in range(min(MAX_PARALLEL, len(hosts)))
     ]
-    _run(threads, settle_s)
+    _run(threads, waiting, settle_s)
     if unexpected:
         raise unexpected[0]
     order = [host.name for host in hosts]
@@ -68,14 +69,20 @@ def fan_out(
     return results
 
 
-def _run(threads: list[threading.Thread], settle_s: float) -> None:
+def _run(
+    threads: list[threading.Thread], waiting: "queue.SimpleQueue[Host]", settle_s: float
+) -> None:
     try:
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
     except KeyboardInterrupt:
+        with suppress(queue.Empty):
+            while True:
+                waiting.get_nowait()  # nothing is begun any more
         deadline_s = time.monotonic() + settle_s
-        while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline_s:
-            time.sleep(0.01)
+        for thread in threads:
+            if thread.is_alive():
+                thread.join(max(0.0, deadline_s - time.monotonic()))
         raise

@@ -57,8 +57,8 @@ def lines(
     document: dict[str, Any] = {}
     try:
         with connection.program(command, call.timeout_s or call.silence_s) as program:
-            program.send(_header(cluster, call, program.loaded), sent)
-            program.send(call.payload, sent)
+            program.send(_header(cluster, call, program.loaded) + call.payload, sent)
+            program.loaded.update(_modules(call))
             for line in program:
                 document = _document(line)
                 yield document
@@ -89,9 +89,8 @@ def _document(line: str) -> dict[str, Any]:
 
 
 def _header(cluster: str, call: Call, loaded: set[str]) -> bytes:
-    """Return what goes before the payload; adds to `loaded` the modules whose source is in it."""
-    step = call.command.partition(".")[0]
-    modules = [_source(name) for name in ("host", step) if name not in loaded]
+    """Return what goes before the payload, with the source of what is not `loaded` there yet."""
+    modules = [_source(name) for name in _modules(call) if name not in loaded]
     header = {
         "modules": modules,
         "command": call.command,
@@ -101,8 +100,12 @@ def _header(cluster: str, call: Call, loaded: set[str]) -> bytes:
         "payload_bytes": len(call.payload),
     }
     first = [] if loaded else [_source("__main__")]
-    loaded |= {"host", step}
     return b"".join(json.dumps(line).encode() + b"\n" for line in (*first, header))
+
+
+def _modules(call: Call) -> tuple[str, str]:
+    """Return what a call needs of `rdht.node`, in the order of the imports."""
+    return "host", call.command.partition(".")[0]
 
 
 @cache

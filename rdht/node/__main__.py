@@ -45,11 +45,13 @@ COMMANDS = {
 
 def main() -> None:
     """Carry out call after call, each in a process of its own, until stdin ends."""
+    signal.signal(signal.SIGALRM, lambda *_: sys.exit())
     while True:
-        signal.alarm(IDLE_S)  # which ends this process
+        signal.alarm(IDLE_S)
         line = sys.stdin.buffer.readline()
         if not line:
             return
+        signal.alarm(IDLE_S)
         call = json.loads(line)
         for name, source in call["modules"]:
             module = sys.modules[name] = types.ModuleType(name)
@@ -59,12 +61,10 @@ def main() -> None:
         child = os.fork()
         if not child:  # whatever a step does to its process, and starts, is not left here
             _carry_out(call, payload)
-            return
+            os._exit(0)  # at once: the operator may have sent the next call
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if code < 0:
-            sys.exit(f"the step was ended by {signal.Signals(-code).name}")
         if code:
-            sys.exit(code)
+            sys.exit(f"the step was ended: {signal.strsignal(-code)}" if code < 0 else code)
 
 
 def _carry_out(call: dict[str, Any], payload: bytes) -> None:
@@ -84,6 +84,7 @@ def _carry_out(call: dict[str, Any], payload: bytes) -> None:
         module, _, function = call["command"].partition(".")
         step = getattr(importlib.import_module(f"rdht.node.{module}"), function)
         answer = {"ok": step(Folders(call["cluster"]), call["arguments"], payload)}
+        signal.alarm(0)
     except NodeError as error:
         answer = {"error": str(error)}
     except OSError as error:

@@ -153,10 +153,10 @@ def _throttled() -> str | None:
 
 
 def _network() -> dict[str, dict[str, str | None]]:
-    """Return speed (Mbit/s) and duplex of each physical interface."""
+    """Return speed (Mbit/s) and duplex of each physical interface that has a link."""
     interfaces = {}
     for path in sorted(Path("/sys/class/net").iterdir()):
-        if (path / "device").exists():
+        if (path / "device").exists() and _read(f"{path}/carrier") == "1":
             speed, duplex = _read(f"{path}/speed"), _read(f"{path}/duplex")
             interfaces[path.name] = {"speed_mbit": speed, "duplex": duplex}
     return interfaces

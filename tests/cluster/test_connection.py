@@ -102,6 +102,16 @@ def test_a_host_that_is_down_is_unreachable(lab: Lab) -> None:
         _lines(Connection(lab.cluster(), host), "true")
 
 
+def test_a_host_that_takes_the_connection_and_is_silent_is_unreachable(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.connection.CONNECT_TIMEOUT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host = dataclasses.replace(lab.cluster().hosts[0], ssh_port=listener.getsockname()[1])
+        with pytest.raises(HostUnreachableError, match=r"ssh to 127\.0\.0\.1"):
+            _lines(Connection(lab.cluster(), host), "true")
+
+
 def test_a_host_behind_a_gateway_is_reached_and_both_keys_are_checked(lab: Lab) -> None:
     gateway = Gateway("pi", "127.0.0.1", lab.ports["pi1"])
     host = dataclasses.replace(lab.cluster().hosts[1], gateway=gateway)

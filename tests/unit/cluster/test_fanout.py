@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -119,6 +120,20 @@ def test_an_interrupt_lets_hosts_settle_but_waits_for_none_that_hangs(
         fan_out("look", make_cluster(2).hosts, work, settle_s)
     assert done == ended
     hangs.set()
+
+
+def test_after_an_interrupt_no_host_is_begun(make_cluster: Callable[..., Cluster]) -> None:
+    begun = []
+
+    def work(host: Host) -> None:
+        begun.append(host.name)
+        if host.name == f"pi{MAX_PARALLEL}":
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        time.sleep(1)  # the caller has that long to hear of it
+
+    with pytest.raises(KeyboardInterrupt):
+        fan_out("look", make_cluster(3 * MAX_PARALLEL).hosts, work, TIMEOUT_S)
+    assert len(begun) == MAX_PARALLEL
 
 
 def test_no_host_gives_no_result() -> None:
