@@ -38,8 +38,16 @@ def say(folder: Path, name: str, command: str, stdin: str = "") -> list[str]:
 
 def in_host(lab: Path, host: str, *words: str) -> None:
     """Run a command as root in a host's network and among its mounts."""
-    pid = str(processes.inside([RUN_NETNS / Names.of(lab).host(host)])[-1])
+    space = RUN_NETNS / Names.of(lab).host(host)
+    pid = next(str(pid) for pid in processes.inside([space]) if _is_init(pid))
     subprocess.run(["nsenter", "--net", "--mount", "--target", pid, *words], check=True)
+
+
+def _is_init(pid: int) -> bool:
+    """Tell whether the process is number 1 as its host counts."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    numbers = next(line.split()[1:] for line in status if line.startswith("NSpid:"))
+    return len(numbers) > 1 and numbers[-1] == "1"
 
 
 def until(true: Callable[[], bool]) -> None:

@@ -19,7 +19,6 @@ pytestmark = [
     pytest.mark.parametrize("checkout", ["netns"], indirect=True, scope="session"),
 ]
 HOSTS = ["pi1", "pi2", "pi3"]
-STEPS = ["stage", "start-servers", "start-clients", "wait", "collect"]
 RUN = ["run", "--threads", "2"]
 LONG_S = 4.0  # of a run in which something happens
 
@@ -95,7 +94,7 @@ def test_a_host_that_is_down_before_the_run(well: Checkout) -> None:
     assert "probe failed: no connection to 10.77.0.12:22" in outcome.stderr
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", ["stage", "start-servers", "wait", "collect"])
 def test_a_host_that_dies_in_a_run(well: Checkout, step: str) -> None:
     outcome = _run(well, step, lambda _: netns.power_off(well.lab, "pi2"))
     told = _told(outcome)
@@ -105,7 +104,7 @@ def test_a_host_that_dies_in_a_run(well: Checkout, step: str) -> None:
     assert len(set(told)) == len(told), "one line a host and step"
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", ["stage", "start-servers", "start-clients", "wait", "collect"])
 def test_an_interrupted_run(well: Checkout, step: str) -> None:
     outcome = _run(well, step, lambda process: process.send_signal(signal.SIGINT))
     assert outcome.code == 130
