@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rdht.errors import RemoteProtocolError
+from rdht.limits import COPY_PAGE_BYTES
 from rdht.messages import Message, Status
 from rdht.replica import (
     ABSENT,
@@ -71,3 +72,15 @@ def test_garbage_raises_nothing_but_a_remote_protocol_error(page: bytes, count: 
         return
     assert len(rest) <= len(page)
     assert len(entries) <= count
+
+
+def test_a_table_of_many_pages_comes_back_from_them() -> None:
+    table = {b"k%d" % at: Entry(bytes(COPY_PAGE_BYTES // 4), at) for at in range(9)}
+    pages = list(pack_pages(3, table.items()))
+    assert len(pages) > 2
+    copy = Copy()
+    for page in pages:
+        assert (page.range, page.version) == (3, copy.size), "each goes on where the others end"
+        copy.extend(Copy(page))
+    assert copy.entries == table
+    assert copy.pages == pages
