@@ -9,6 +9,7 @@ from cluster.console import Screen
 from cluster.errors import ClusterError
 
 _CHECKS = (["ruff", "format", "--check"], ["ruff", "check"], ["mypy"])
+_SEEDS = "tests/model/test_simulator.py::test_no_seed_breaks_the_protocol"  # uses all processors
 _FIXES = (["ruff", "check", "--fix"], ["ruff", "format"])
 
 
@@ -29,14 +30,12 @@ def test(screen: Screen, *, only: str = "") -> None:  # noqa: PT028 - a task, no
     """Run all tests."""
     # In the order of the folders: what takes longest, on whole clusters, comes first. It often
     # waits for something, so there is one process more than processors.
-    parallel = [
-        "-n",
-        str((os.cpu_count() or 1) + 1),
-        "--dist",
-        "loadfile",
-        "--no-loadscope-reorder",
-    ]
-    _run_all(screen, ["pytest", *parallel, *(["-k", only] if only else [])])
+    parallel = ["-n", str((os.cpu_count() or 1) + 1), "--dist", "loadfile"]
+    pytest = ["pytest", *parallel, "--no-loadscope-reorder"]
+    if only:
+        _run_all(screen, [*pytest, "-k", only])
+    else:
+        _run_all(screen, ["pytest", "--durations=1", _SEEDS], [*pytest, f"--deselect={_SEEDS}"])
 
 
 @task(seeds="how many runs, each of its own seed", start="the first seed")
