@@ -1426,14 +1426,18 @@ class Summary:
         return f"{self.seeds} seeds, {len(self.failures)} failed: {counts}"
 
 
+def _collect_rarely() -> None:
+    """Look for garbage less often: what a seed leaves in circles is little."""
+    gc.freeze()  # what the parent has loaded
+    gc.set_threshold(200_000)
+
+
 def simulate_all(
     seeds: Iterable[int], progress: Callable[[Summary], None] = lambda _: None
 ) -> Summary:
     """Run many seeds, on all processors."""
     summary = Summary()
-    # What a seed leaves in circles is little, and to look for it often takes 6 % of the time.
-    rarely = partial(gc.set_threshold, 200_000)
-    with ProcessPoolExecutor(os.cpu_count(), initializer=rarely) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), initializer=_collect_rarely) as pool:
         for report in pool.map(simulate, seeds, chunksize=10):
             summary.add(report)
             progress(summary)
