@@ -129,7 +129,7 @@ class Config:
             early=early,
             keys=rng.choice([3, 5, 5, 8, 20]),
             sessions=sessions,
-            commands=rng.choice([100, 150, 200]) // sessions,
+            commands=rng.choice([80, 120, 160]) // sessions,
             window=rng.randint(1, 4),
             classic=rng.choice([0.0, 0.3, 0.5, 1.0]),
             many=rng.choice([0.0, 0.1, 0.3]),
