@@ -6,6 +6,7 @@ from typing import Any
 from cluster import secret
 from cluster.inventory import Host
 from cluster.operator import Operator
+from cluster.processes import disagreement
 from cluster.remote import Call
 
 MIN_DISK_FREE_BYTES = 200_000_000
@@ -40,9 +41,8 @@ def preflight(operator: Operator, desk: Path) -> tuple[dict[str, dict[str, Any]]
             facts["reached"].pop(gone, None)
         troubles += [f"{host}: {trouble}" for trouble in _troubles(facts)]
     releases = {host: facts["current"] for host, facts in answers.values.items()}
-    if len(set(releases.values())) > 1:
-        rows = ", ".join(f"{host} {release or 'none'}" for host, release in releases.items())
-        troubles.append(f"the hosts do not have one release in common ({rows}): run fab deploy")
+    if any(releases.values()) and (why := disagreement(releases)):  # before the first deploy: none
+        troubles.append(why)
     return answers.values, troubles
 
 

@@ -32,12 +32,17 @@ def current_release(operator: Operator) -> str:
     """Return the release that is current on all hosts; ClusterError if they differ or lack one."""
     answers = operator.each("status", Call("processes.status"), preview=_NO_ANSWER).require()
     current = {host: answer["current"] for host, answer in answers.items()}
-    names = set(current.values())
-    if len(names) == 1 and None not in names:
-        return str(names.pop())
+    if why := disagreement(current):
+        raise ClusterError(why)
+    return str(next(iter(current.values())))
+
+
+def disagreement(current: Mapping[str, str | None]) -> str | None:
+    """Say that the hosts do not have the same release current, if so, or that none has one."""
+    if len(set(current.values())) == 1 and None not in current.values():
+        return None
     rows = ", ".join(f"{host} {release or 'none'}" for host, release in current.items())
-    why = f"the hosts do not have one release in common ({rows}): run fab deploy"
-    raise ClusterError(why)
+    return f"the hosts do not have one release in common ({rows}): run fab deploy"
 
 
 class ServerRun(NamedTuple):

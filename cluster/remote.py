@@ -27,9 +27,9 @@ _LOADER = f"""
 import sys, types, json
 if sys.version_info < {MIN_PYTHON}:
     sys.exit("Python 3.11 or newer is needed, %s is %s" % (sys.executable, sys.version.split()[0]))
-name, source = json.loads(sys.stdin.buffer.readline())
-module = sys.modules[name] = types.ModuleType(name)
-exec(compile(source, name, "exec"), module.__dict__)
+for name, source in json.loads(sys.stdin.buffer.readline()):
+    module = sys.modules[name] = types.ModuleType(name)
+    exec(compile(source, name, "exec"), module.__dict__)
 module.main()
 """
 
@@ -58,7 +58,7 @@ def lines(
     try:
         with connection.program(command, call.timeout_s or call.silence_s) as program:
             program.send(_header(cluster, call, program.loaded) + call.payload, sent)
-            program.loaded.update(_modules(call))
+            program.loaded.add(_step_module(call))
             for line in program:
                 document = _document(line)
                 yield document
@@ -90,22 +90,21 @@ def _document(line: str) -> dict[str, Any]:
 
 def _header(cluster: str, call: Call, loaded: set[str]) -> bytes:
     """Return what goes before the payload, with the source of what is not `loaded` there yet."""
-    modules = [_source(name) for name in _modules(call) if name not in loaded]
+    step = _step_module(call)
     header = {
-        "modules": modules,
+        "modules": [] if step in loaded else [_source(step)],
         "command": call.command,
         "cluster": cluster,
         "arguments": {**call.arguments, **({"secret": call.secret} if call.secret else {})},
         "timeout_s": call.timeout_s,
         "payload_bytes": len(call.payload),
     }
-    first = [] if loaded else [_source("__main__")]
+    first = [] if loaded else [[_source("host"), _source("__main__")]]
     return b"".join(json.dumps(line).encode() + b"\n" for line in (*first, header))
 
 
-def _modules(call: Call) -> tuple[str, str]:
-    """Return what a call needs of `rdht.node`, in the order of the imports."""
-    return "host", call.command.partition(".")[0]
+def _step_module(call: Call) -> str:
+    return call.command.partition(".")[0]
 
 
 @cache

@@ -14,6 +14,8 @@ import sys
 import types
 from typing import Any
 
+from rdht.node.host import Folders, NodeError, explain
+
 IDLE_S = 600  # so long it waits for a call; sshd may take hours to see that the operator is gone
 
 COMMANDS = {
@@ -55,7 +57,7 @@ def main() -> None:
         call = json.loads(line)
         for name, source in call["modules"]:
             module = sys.modules[name] = types.ModuleType(name)
-            exec(compile(source, name, "exec"), module.__dict__)  # noqa: S102 - from who may log in
+            exec(compile(source, name, "exec"), module.__dict__)  # noqa: S102 - ours, over ssh
         payload = sys.stdin.buffer.read(call["payload_bytes"])
         signal.alarm(0)
         child = os.fork()
@@ -68,8 +70,6 @@ def main() -> None:
 
 
 def _carry_out(call: dict[str, Any], payload: bytes) -> None:
-    from rdht.node.host import Folders, NodeError, explain  # noqa: PLC0415 - came with the call
-
     def give_up(_number: int, _frame: types.FrameType | None) -> None:
         why = "not done in time"
         raise NodeError(why)
@@ -84,11 +84,12 @@ def _carry_out(call: dict[str, Any], payload: bytes) -> None:
         module, _, function = call["command"].partition(".")
         step = getattr(importlib.import_module(f"rdht.node.{module}"), function)
         answer = {"ok": step(Folders(call["cluster"]), call["arguments"], payload)}
-        signal.alarm(0)
     except NodeError as error:
         answer = {"error": str(error)}
     except OSError as error:
         answer = {"error": explain(error)}
+    finally:
+        signal.alarm(0)  # or it ends the telling of the answer
     print(json.dumps(answer), flush=True)
 
 

@@ -50,8 +50,8 @@ def _is_init(pid: int) -> bool:
     return len(numbers) > 1 and numbers[-1] == "1"
 
 
-def until(true: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 20
+def until(true: Callable[[], bool], within_s: float = 20) -> None:
+    deadline_s = time.monotonic() + within_s
     while not true():
         assert time.monotonic() < deadline_s
         time.sleep(0.05)  # polling to the deadline

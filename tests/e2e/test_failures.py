@@ -3,14 +3,13 @@
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from lab import netns
-from tests.cluster.three_hosts import in_host
+from tests.cluster.three_hosts import in_host, until
 from tests.e2e.checkout import Checkout, Outcome
 from tests.needs import FAULTS, NETNS
 
@@ -51,7 +50,7 @@ def _run(lab: Checkout, step: str, happen: Callable[["subprocess.Popen[str]"], A
         netns.rate(lab.lab, "pi2", "1mbit")  # so that its bytes take a while
     with lab.start(*RUN, "--duration", str(LONG_S)) as process:
         try:
-            _wait_for(lambda: _is_in(lab, before, step))
+            until(lambda: _is_in(lab, before, step), within_s=60)
             happen(process)
             stdout, stderr = process.communicate(timeout=100)
         finally:
@@ -72,13 +71,6 @@ def _is_in(lab: Checkout, before: str, step: str) -> bool:
     if step == "stage":
         return (lab.home("pi2") / "deploy.lock").exists()  # and a bundle is on its way
     return [entry["step"] for entry in lab.manifest()["steps"]][-1:] == [step]
-
-
-def _wait_for(true: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.005)  # polling to the deadline
 
 
 def _told(outcome: Outcome) -> list[str]:
@@ -126,8 +118,10 @@ def test_a_host_that_refuses_ssh_connections(well: Checkout) -> None:
         "add rule inet test input tcp dport 22 reject with tcp reset",
     )
     in_host(well.lab, "pi2", "nft", "; ".join(rules))
-    outcome = well.fab(*RUN, code=1)
-    in_host(well.lab, "pi2", "nft", "delete table inet test")
+    try:
+        outcome = well.fab(*RUN, code=1)
+    finally:
+        in_host(well.lab, "pi2", "nft", "delete table inet test")
     assert _told(outcome) == ["pi2 probe"]
     assert "no connection to 10.77.0.12:22: Connection refused" in outcome.stderr
 
@@ -135,7 +129,9 @@ def test_a_host_that_refuses_ssh_connections(well: Checkout) -> None:
 def test_a_host_whose_disk_is_full(well: Checkout) -> None:
     place = "/home/pi/rdht/netns/runs"
     in_host(well.lab, "pi2", "mount", "-t", "tmpfs", "-o", "size=4k,mode=777", "tmpfs", place)
-    outcome = well.fab(*RUN, code=1)
-    in_host(well.lab, "pi2", "umount", place)
+    try:
+        outcome = well.fab(*RUN, code=1)
+    finally:
+        in_host(well.lab, "pi2", "umount", place)
     assert _told(outcome) == ["pi2 start server"]
     assert "start server failed: No space left on device" in outcome.stderr

@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
@@ -122,15 +123,23 @@ def test_an_interrupt_lets_hosts_settle_but_waits_for_none_that_hangs(
     hangs.set()
 
 
-def test_after_an_interrupt_no_host_is_begun(make_cluster: Callable[..., Cluster]) -> None:
+def test_after_an_interrupt_no_host_is_begun(
+    make_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun = []
+    settling = threading.Event()
+
+    def monotonic() -> float:  # asked for how long the hosts may settle
+        settling.set()
+        return time.monotonic()
 
     def work(host: Host) -> None:
         begun.append(host.name)
         if host.name == f"pi{MAX_PARALLEL}":
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        time.sleep(1)  # the caller has that long to hear of it
+        assert settling.wait(TIMEOUT_S)
 
+    monkeypatch.setattr("cluster.fanout.time", SimpleNamespace(monotonic=monotonic))
     with pytest.raises(KeyboardInterrupt):
         fan_out("look", make_cluster(3 * MAX_PARALLEL).hosts, work, TIMEOUT_S)
     assert len(begun) == MAX_PARALLEL
