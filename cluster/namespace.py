@@ -2,14 +2,17 @@
 
 import ctypes
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.errors import ClusterError
 
-_NETWORK = 0x40000000  # CLONE_NEWNET of sched.h
+_MOUNT, _USER, _NETWORK = 0x20000, 0x10000000, 0x40000000  # CLONE_NEW… of sched.h
 _HERE = Path("/proc/thread-self/ns/net")
+_OF_A_PROCESS = re.compile(r"/proc/(\d+)/root/.*")
+_confined = False
 
 
 @contextmanager
@@ -17,26 +20,56 @@ def inside(namespace: Path | None) -> Iterator[None]:
     """Be in a network namespace for a while: this thread, and what it starts meanwhile.
 
     So enter it BEFORE the threads start that are to connect. Sockets stay where they were made.
+    One that was made without root is in the root folder of the process that keeps it: that is
+    joined first.
     """
     if namespace is None:
+        if _confined:
+            why = (
+                "this command has joined a lab that was made without root, and cannot leave it: "
+                "type what is for another cluster as a command of its own"
+            )
+            raise ClusterError(why)
         yield
         return
+    if os.geteuid() and (keeper := _keeper(namespace)):
+        join(keeper)
     before = os.open(_HERE, os.O_RDONLY | os.O_CLOEXEC)
     try:
         _enter(namespace)
         try:
             yield
         finally:
-            _set(before)
+            _set(before, _NETWORK)
     finally:
         os.close(before)
+
+
+def join(pid: int) -> None:
+    """Be root in the namespaces of a process of one's own, for good; ClusterError if not possible.
+
+    A process of several threads cannot.
+    """
+    global _confined  # noqa: PLW0603 - it is the process that is
+    here = Path.cwd()
+    try:
+        keeper = os.pidfd_open(pid)
+        try:
+            _set(keeper, _USER | _MOUNT | _NETWORK)
+        finally:
+            os.close(keeper)
+    except OSError as error:
+        why = f"no way into the namespaces of process {pid}: {error.strerror}"
+        raise ClusterError(why) from error
+    _confined = True
+    os.chdir(here)
 
 
 def _enter(namespace: Path) -> None:
     try:
         descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            _set(descriptor)
+            _set(descriptor, _NETWORK)
         finally:
             os.close(descriptor)
     except FileNotFoundError as error:
@@ -50,9 +83,16 @@ def _enter(namespace: Path) -> None:
         raise ClusterError(why) from error
 
 
-def _set(descriptor: int) -> None:
+def _keeper(namespace: Path) -> int | None:
+    """Return the process in whose root folder a namespace is linked to be."""
+    target = str(namespace.readlink()) if namespace.is_symlink() else ""
+    found = _OF_A_PROCESS.fullmatch(target)
+    return int(found[1]) if found else None
+
+
+def _set(descriptor: int, kind: int) -> None:
     """Call setns(2), which Python has from 3.12 on."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(descriptor, _NETWORK):
+    if libc.setns(descriptor, kind):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

@@ -3,7 +3,8 @@
 <lab>/<host>/home/       /home/pi, all that a power cut leaves
              etc/…       bound over the machine's /etc, file by file
              boot_id     bound over /proc/sys/kernel/random/boot_id, new with each boot
-             bin/        put in front of the path of sudo
+             bin/        put in front of the path of sudo; its own sudo is bound over the
+                         machine's where that can make nobody root
              console.log what its process 1 and its sshd say
 """
 
@@ -12,6 +13,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from lab import holder
 from lab.errors import LabError
 
 USER = "pi"
@@ -65,6 +67,15 @@ _REBOOT = """\
 # Process 1 of this host takes this signal as a machine's takes Ctrl-Alt-Del.
 kill -s INT 1
 """
+# Where there is one user, the host's user may signal process 1 as root does.
+_SUDO = f"""\
+#!/bin/sh
+case "$*" in
+"-n --list reboot") ;;
+"-n reboot") exec {REBOOT_PATH} ;;
+*) echo "sudo: this lab was made without root: nobody is root here" >&2; exit 1 ;;
+esac
+"""
 
 
 def make_key(path: Path, comment: str) -> str:
@@ -94,6 +105,7 @@ def make(folder: Path, hosts: Mapping[str, str], name: str, login: str) -> str:
         "etc/hosts": (0o644, _hosts(hosts)),
         "etc/ssh/sshd_config": (0o644, _SSHD_CONFIG.format(address=hosts[name])),
         "bin/reboot": (0o755, _REBOOT),
+        "bin/sudo": (0o755, _SUDO),
         "boot_id": (0o644, ""),
         "home/.ssh/authorized_keys": (0o600, login),
     }
@@ -105,8 +117,9 @@ def make(folder: Path, hosts: Mapping[str, str], name: str, login: str) -> str:
     for place in ("etc", "etc/ssh", "bin", "home"):
         (folder / place).chmod(0o755)  # whatever the operator's umask is
     (folder / "home" / ".ssh").chmod(0o700)
-    for path in (folder / "home", *(folder / "home").rglob("*")):
-        os.chown(path, USER_ID, USER_ID)
+    if not holder.has_joined():  # where there is one user, what is ours is the host's user's
+        for path in (folder / "home", *(folder / "home").rglob("*")):
+            os.chown(path, USER_ID, USER_ID)
     return make_key(folder / "etc" / "ssh" / "ssh_host_ed25519_key", name)
 
 

@@ -1,7 +1,8 @@
 """A host of the netns lab, as a program: `power` boots it, `boot` is its process 1.
 
 Both are started with the host's folder, its name and the path of sshd, inside its network
-namespace. Only the standard library, and nothing of ours: once `boot` has hidden the machine's
+namespace; and with the number of the host's user where that is the only one, so that sshd is to run
+as that user. Only the standard library, and nothing of ours: once `boot` has hidden the machine's
 files, no import may find them.
 """
 
@@ -38,22 +39,24 @@ _BOUND = {
     "bin": "/run/rdht-lab",
     "boot_id": "/proc/sys/kernel/random/boot_id",
 }
+_SUDO = "/usr/bin/sudo"
+_UNPRIVILEGED_PORTS = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 _MADE = ["/home/pi", "/run/rdht-lab", "/run/sshd", "/run/lock"]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def power(folder: str, name: str, sshd: str) -> int:
+def power(*words: str) -> int:
     """Boot the host, and again whenever it reboots; end when it ends."""
     own = [sys.executable, "-I", "-S", __file__]
     code = _REBOOT
     while code == _REBOOT:
-        words = [*_OWN_WORLD, *own, "boot", folder, name, sshd]
-        code = os.spawnvp(os.P_WAIT, words[0], words)  # noqa: S606 - no shell is wanted
+        boot = [*_OWN_WORLD, *own, "boot", *words]
+        code = os.spawnvp(os.P_WAIT, boot[0], boot)  # noqa: S606 - no shell is wanted
     return code
 
 
-def boot(folder: str, name: str, sshd: str) -> int:
+def boot(folder: str, name: str, sshd: str, only_user: str = "") -> int:
     """Be process 1: make the host's world, keep sshd, take in orphans, shut down on a reboot."""
     os.chdir(folder)  # BEFORE anything is mounted over its path: `.` stays what it is
     os.umask(0o022)  # whatever the operator's is
@@ -61,10 +64,16 @@ def boot(folder: str, name: str, sshd: str) -> int:
     _libc.sethostname(name.encode(), len(name))
     _make_world()
     _use_cubic()
+    command = [sshd, "-D", "-e"]
+    if only_user:
+        command = ["unshare", f"--map-user={only_user}", f"--map-group={only_user}", *command]
+        _UNPRIVILEGED_PORTS.write_text("0", encoding="ascii")
+        if Path(_SUDO).exists():
+            _mount("bin/sudo", _SUDO, None, _BIND)
     os.chdir("/")
     environment = {"PATH": _PATH, "LANG": "C.UTF-8"}
     signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup or & would have it ignored
-    daemon = os.posix_spawn(sshd, [sshd, "-D", "-e"], environment)
+    daemon = os.posix_spawnp(command[0], command, environment)
     try:
         while os.wait()[0] != daemon:
             pass
@@ -117,5 +126,5 @@ def _shut_down() -> None:
 
 
 if __name__ == "__main__":
-    verb, *words = sys.argv[1:]
-    sys.exit({"power": power, "boot": boot}[verb](*words))
+    verb, *arguments = sys.argv[1:]
+    sys.exit(power(*arguments) if verb == "power" else boot(*arguments))

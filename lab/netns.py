@@ -1,4 +1,6 @@
-"""Hosts with real sshd and real links, in namespaces of this machine; needs root and Linux.
+"""Hosts with real sshd and real links, in namespaces of this machine; needs Linux.
+
+Who is not root may need what holder.py makes, and must have joined it before.
 
 A host is a network namespace with a cable to the switch, and a process tree with its own mounts,
 process numbers and name. What is up is found by asking the kernel about names that follow from
@@ -23,7 +25,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from lab import host_files, links
+from lab import holder, host_files, links
 from lab.errors import ChoiceError, LabError
 from lab.links import NETWORK, OPERATOR, RUN_NETNS, Names
 from lab.processes import end, inside
@@ -61,11 +63,6 @@ def missing() -> str | None:
     """Say what this machine lacks for such a lab, and what to do; None if nothing."""
     if sys.platform != "linux":
         return "network namespaces are Linux's: fab lab.up without --kind needs none"
-    if os.geteuid() != 0:
-        return (
-            "only root can make network namespaces: try sudo .venv/bin/fab, "
-            "or fab lab.up without --kind, which needs no root"
-        )
     lacking = [program for program in _PACKAGES if _find(program) is None]
     if lacking:
         packages = sorted({_PACKAGES[program] for program in lacking})
@@ -73,6 +70,8 @@ def missing() -> str | None:
             f"{', '.join(lacking)} missing: apt install {' '.join(packages)} (openssh-server's own "
             "daemon is not needed: systemctl disable --now ssh)"
         )
+    if os.geteuid():
+        return holder.missing()
     words = ["unshare", "--net", "--mount", "true"]
     if subprocess.run(words, capture_output=True, check=False).returncode:
         return "this root may not make namespaces: is it a container's, without CAP_SYS_ADMIN?"
@@ -134,7 +133,9 @@ def _make(folder: Path, hosts: Mapping[str, str], rate: str) -> None:
     _write(folder, config)  # BEFORE anything is made or changed: `down` puts it back from here
     names = Names.of(folder)
     links.run(links.making(names, hosts, rate))
-    (folder / "operator").symlink_to(RUN_NETNS / names.operator)
+    keeper = holder.find(folder)
+    root = Path(f"/proc/{keeper}/root") if keeper else Path("/")
+    (folder / "operator").symlink_to(root / (RUN_NETNS / names.operator).relative_to("/"))
     login = host_files.make_key(folder / "id_ed25519", "operator of the rdht lab")
     pins = {name: host_files.make(folder / name, hosts, name, login) for name in hosts}
     (folder / "known_hosts").write_text(
@@ -169,6 +170,7 @@ def status(folder: Path) -> dict[str, Any] | None:
 def down(folder: Path) -> bool:
     """End the hosts and all that runs on them, remove all that was made; was there anything?"""
     names = Names.of(folder)
+    config = _config(folder)
     existed = folder.exists() or bool(names.existing())
     if not existed:
         return False
@@ -178,7 +180,7 @@ def down(folder: Path) -> bool:
     _kill(spaces)
     with links.taking_turns():
         links.remove(names)
-        if config := _config(folder):
+        if config:
             _restore(config["allowed"])
     shutil.rmtree(folder, ignore_errors=True)
     return True
@@ -235,6 +237,7 @@ def _boot(folder: Path, hosts: Mapping[str, str]) -> None:
             *("setsid", "--fork", "nsenter", f"--net={RUN_NETNS / names.host(name)}"),
             *(sys.executable, "-I", "-S", str(_HOST_INIT), "power"),
             *(str((folder / name).resolve()), name, str(sshd)),
+            *([str(host_files.USER_ID)] if holder.has_joined() else []),
         ]
         with (folder / name / "console.log").open("ab") as console:
             subprocess.run(
@@ -302,9 +305,13 @@ def _write(folder: Path, config: dict[str, Any]) -> None:
 def _ways_to_restore() -> str | None:
     """Return the machine's list of ways to send that its namespaces may choose from.
 
-    None if it needs no change: cubic, as a Pi uses, is in it already, or unknown to this kernel.
+    None if it stays: cubic, as a Pi uses, is in it already, or unknown to this kernel, or only the
+    machine's root may change it.
     """
-    if not _ALLOWED.exists() or "cubic" not in _AVAILABLE.read_text(encoding="ascii").split():
+    if (
+        not os.access(_ALLOWED, os.W_OK)
+        or "cubic" not in _AVAILABLE.read_text(encoding="ascii").split()
+    ):
         return None
     allowed = _ALLOWED.read_text(encoding="ascii").strip()
     return None if "cubic" in allowed.split() else allowed

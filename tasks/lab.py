@@ -1,12 +1,13 @@
 """lab.up, lab.status, lab.down."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import yaml
 
-from cluster import inventory
+from cluster import inventory, namespace
 from cluster.command import (
     INVENTORY,
     LAB,
@@ -20,7 +21,7 @@ from cluster.command import (
 )
 from cluster.console import Screen
 from cluster.errors import ClusterError, UsageError
-from lab import loopback, netns
+from lab import holder, loopback, netns
 from lab.errors import ChoiceError, LabError
 from tasks import bring_up
 
@@ -28,7 +29,7 @@ _BEFORE = STATE / "cluster.before-lab"
 
 
 @task(
-    kind="loopback, or netns: real sshd and links; needs root",
+    kind="loopback, or netns: real sshd and links; needs Linux",
     hosts="netns: how many (default: the five of inventory/netns.yaml)",
     rate="netns: how fast each link is",
 )
@@ -65,6 +66,7 @@ def status(screen: Screen) -> dict[str, Any]:
         for host, port in _ports().items()
     ]
     with _lab_errors():
+        _join_holder()
         there = netns.status(STATE / NETNS)
     for host, found in there["hosts"].items() if there else ():
         state = "up" if found["power"] else "without power"
@@ -81,7 +83,9 @@ def down(screen: Screen) -> dict[str, Any]:
     """Take these hosts down, with all that is on them."""
     was_up = loopback.down(STATE / LAB)
     with _lab_errors():
+        _join_holder()
         was_up |= netns.down(STATE / NETNS)
+        holder.finish(STATE / NETNS)
     if _BEFORE.exists():
         select_cluster(_BEFORE.read_text(encoding="utf-8").strip())
         _BEFORE.unlink()
@@ -106,7 +110,14 @@ def _bring_up_netns(count: int, rate: str) -> tuple[dict[str, str], bool]:
         hosts = {host.name: host.address for host in ours}
         if count not in (0, len(ours)):
             hosts = netns.addresses(count)
-        made = netns.up(STATE / NETNS, hosts, rate)
+        if why := netns.missing():
+            raise LabError(why)
+        _join_holder(make=True)
+        try:
+            made = netns.up(STATE / NETNS, hosts, rate)
+        finally:
+            if netns.status(STATE / NETNS) is None:
+                holder.finish(STATE / NETNS)
     path = made_inventory(NETNS)
     if count not in (0, len(ours)) and not path.exists():
         document = {
@@ -117,6 +128,17 @@ def _bring_up_netns(count: int, rate: str) -> tuple[dict[str, str], bool]:
         }
         path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     return hosts, made
+
+
+def _join_holder(*, make: bool = False) -> None:
+    """Without root, join the namespaces that the lab is in, if there are any or to `make` some."""
+    keeper = holder.find(STATE / NETNS)
+    if os.geteuid():
+        if keeper or make:
+            namespace.join(keeper or holder.start(STATE / NETNS))
+    elif keeper and not holder.has_joined():
+        why = "the lab was made without root: act on it without sudo"
+        raise LabError(why)
 
 
 @contextmanager

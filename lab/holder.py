@@ -1,0 +1,95 @@
+"""Root for a user who is not: namespaces of the user's own, kept by a process.
+
+In a user namespace of their own everyone is root, and may make network namespaces. `ip` wants to
+keep those in /run/netns, so there is a /run of its own too. As a program, this is the process that
+keeps both for one lab; its command line is its record. Whoever joins it (cluster/namespace.py) runs
+the lab's other code as root does, but that there is one user: a host's sshd can let in no other,
+and sudo can make nobody root.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from lab.errors import LabError
+from lab.processes import end, everyone
+
+_OWN = ["unshare", "--user", "--map-root-user", "--mount", "--net"]
+_RUN = Path("/run")
+_OWN_RUN = ["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", str(_RUN)]
+_KEPT = "kept\n"
+_UID_MAP = Path("/proc/self/uid_map")
+
+
+def missing() -> str | None:
+    """Say why this user may not have such namespaces, and what to do; None if they may."""
+    if subprocess.run([*_OWN, *_OWN_RUN], capture_output=True, check=False).returncode:
+        return (
+            "this machine lets only root make network namespaces: try sudo .venv/bin/fab, "
+            "or fab lab.up without --kind, which needs none"
+        )
+    return None
+
+
+def has_joined() -> bool:
+    """Tell whether this process is root of such a namespace, and not the machine's."""
+    return _UID_MAP.read_text(encoding="ascii").split()[2] == "1"  # the number of its users
+
+
+def find(folder: Path) -> int | None:
+    """Return the process that keeps the namespaces of the lab in this folder, if there is one."""
+    for entry in everyone():
+        with suppress(OSError):  # it has ended
+            words = (entry / "cmdline").read_text(encoding="utf-8").split("\0")[:-1]
+            if words == _words(folder):
+                return int(entry.name)
+    return None
+
+
+def start(folder: Path) -> int:
+    """Make namespaces for the lab in this folder; return the process that keeps them."""
+    process = subprocess.Popen(
+        [*_OWN, *_words(folder)],  # unshare becomes the process itself
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=Path(__file__).parent.parent,
+        start_new_session=True,
+        text=True,
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        said = process.stdout.readline()
+    if said != _KEPT:
+        why = f"no namespaces for the lab: {said.strip() or 'unshare ended without a word'}"
+        raise LabError(why)
+    return process.pid
+
+
+def finish(folder: Path) -> None:
+    """End the process that keeps the lab's namespaces; they go with the last one in them."""
+    if (pid := find(folder)) is not None and not end([pid], signal.SIGKILL):
+        why = f"process {pid}, which keeps the lab's namespaces, does not end"
+        raise LabError(why)
+
+
+def _words(folder: Path) -> list[str]:
+    return [sys.executable, "-m", "lab.holder", str(folder.resolve())]
+
+
+def _keep() -> None:
+    subprocess.run(_OWN_RUN, check=True)
+    (_RUN / "netns").mkdir()
+    os.write(1, _KEPT.encode())
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    while True:
+        signal.pause()
+
+
+if __name__ == "__main__":
+    _keep()
