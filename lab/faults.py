@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -22,11 +21,10 @@ from typing import Any, NamedTuple
 from lab import links, netns
 from lab.errors import ChoiceError, LabError
 from lab.links import RUN_NETNS, Batch, Names
-from lab.processes import end, inside
+from lab.processes import end, inside, say_begun, start_daemon
 
 CUT, LOSS, SLOW, POWER = KINDS = ("cut", "loss", "slow", "power")
 _ALL = 100
-_BEGUN = "begun"
 _BEGIN_TIMEOUT_S = 30.0
 
 
@@ -83,28 +81,12 @@ def begin(folder: Path, host: str, fault: Mapping[str, Any]) -> dict[str, Any]:
                 why = f"{left}; fab heal ends it now"
                 raise LabError(why)
         timed = {**fault, "until_unix_s": time.time() + fault["for_s"]}
-        words = [
-            *("setsid", "--fork", "nsenter", f"--net={RUN_NETNS / names.switch}"),
-            *_keeper(folder, host),
-            json.dumps(timed),
-        ]
+        nearby = ["nsenter", f"--net={RUN_NETNS / names.switch}"]
         try:
-            started = subprocess.run(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,  # until the keeper closes it
-                stderr=subprocess.STDOUT,
-                cwd=Path(__file__).parent.parent,
-                text=True,
-                timeout=_BEGIN_TIMEOUT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            why = f"{fault['kind']} did not begin within {_BEGIN_TIMEOUT_S:.0f} s: fab heal"
+            start_daemon([*nearby, *_keeper(folder, host), json.dumps(timed)], _BEGIN_TIMEOUT_S)
+        except LabError as error:
+            why = f"{fault['kind']}: {error}; fab heal leaves no trace of it"
             raise LabError(why) from error
-        said = started.stdout.strip().splitlines() or ["its keeper ended without a word"]
-        if said[-1] != _BEGUN:
-            raise LabError(said[-1])
     return _shown(Keeper(0, timed))
 
 
@@ -164,16 +146,11 @@ def _keep(folder: Path, host: str, fault: dict[str, Any]) -> None:
     """Be a keeper: begin the fault, tell so, and end it in time."""
     try:
         _do(folder, host, fault)
-        print(_BEGUN, flush=True)  # noqa: T201 - who started this waits for it
-    except BrokenPipeError:
-        pass  # who started this is gone; nobody waits
     except BaseException:
         with suppress(LabError):  # the first reason is the one to tell
             _undo(folder, host, fault["kind"])
         raise
-    console = os.open(folder / host / "console.log", os.O_WRONLY | os.O_APPEND)
-    for stream in (1, 2):  # AFTER which nobody waits any more
-        os.dup2(console, stream)
+    say_begun(folder / host / "console.log")
     time.sleep(fault["for_s"])
     with _alone(folder, host):
         _undo(folder, host, fault["kind"])

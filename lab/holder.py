@@ -7,7 +7,6 @@ the lab's other code as root does, but that there is one user: a host's sshd can
 and sudo can make nobody root.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -15,12 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from lab.errors import LabError
-from lab.processes import end, everyone
+from lab.processes import end, everyone, say_begun, start_daemon
 
 _OWN = ["unshare", "--user", "--map-root-user", "--mount", "--net"]
 _RUN = Path("/run")
 _OWN_RUN = ["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", str(_RUN)]
-_KEPT = "kept\n"
+_START_TIMEOUT_S = 10.0
 _UID_MAP = Path("/proc/self/uid_map")
 
 
@@ -51,22 +50,10 @@ def find(folder: Path) -> int | None:
 
 def start(folder: Path) -> int:
     """Make namespaces for the lab in this folder; return the process that keeps them."""
-    process = subprocess.Popen(
-        [*_OWN, *_words(folder)],  # unshare becomes the process itself
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=Path(__file__).parent.parent,
-        start_new_session=True,
-        text=True,
-    )
-    assert process.stdout is not None
-    with process.stdout:
-        said = process.stdout.readline()
-    if said != _KEPT:
-        why = f"no namespaces for the lab: {said.strip() or 'unshare ended without a word'}"
-        raise LabError(why)
-    return process.pid
+    start_daemon([*_OWN, *_words(folder)], _START_TIMEOUT_S)
+    pid = find(folder)
+    assert pid is not None  # it has begun
+    return pid
 
 
 def finish(folder: Path) -> None:
@@ -83,10 +70,7 @@ def _words(folder: Path) -> list[str]:
 def _keep() -> None:
     subprocess.run(_OWN_RUN, check=True)
     (_RUN / "netns").mkdir()
-    os.write(1, _KEPT.encode())
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for stream in (1, 2):
-        os.dup2(nowhere, stream)
+    say_begun()
     while True:
         signal.pause()
 

@@ -30,6 +30,7 @@ LONGEST_NAME = 12  # Linux gives an interface 15 characters, of which the port t
 SEARCH_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
 _ENVIRONMENT = {**os.environ, "PATH": SEARCH_PATH}  # a user's may not lead to ip and tc
 _TIMEOUT_S = 20.0
+_VETH = "link add {near} type veth peer name eth0 netns {space}"
 _RATE = re.compile(r"(\d+)(k|m|g)bit")
 _BITS = {"k": 10**3, "m": 10**6, "g": 10**9}
 _SLOWEST_BITS, _FASTEST_BITS = 8_000, 10**10
@@ -85,6 +86,11 @@ def port(host: str) -> str:
     return f"to-{host}"
 
 
+def far_end(port: str) -> str:
+    """Return the name of a port's other end while it is not yet where it belongs."""
+    return f"at-{port[3:]}" if port.startswith("to-") else f"{port}-far"
+
+
 def bits_per_second(rate: str) -> int:
     """Read a rate such as 100mbit; ChoiceError if it is none."""
     found = _RATE.fullmatch(rate)
@@ -106,26 +112,38 @@ def taking_turns() -> Iterator[None]:
         os.close(shared)
 
 
-def making(names: Names, hosts: Mapping[str, str], rate: str) -> list[Batch]:
-    """Return what makes the namespaces and the links between them, in this order."""
-    ports = {"operator": names.operator} | {port(host): names.host(host) for host in hosts}
+def ports(names: Names, hosts: Iterable[str]) -> dict[str, str]:
+    """Return the switch's ports, each with the namespace that its link leads to."""
+    return {"operator": names.operator} | {port(host): names.host(host) for host in hosts}
+
+
+def spaces(names: Names, hosts: Iterable[str]) -> Batch:
+    """Return what makes the namespaces."""
+    return Batch(["ip", "-batch", "-"], [f"netns add {space}" for space in names.all(hosts)])
+
+
+def making(
+    names: Names, hosts: Mapping[str, str], rate: str, *, wired: bool = False
+) -> list[Batch]:
+    """Return what makes the links between the namespaces; some are `wired` by wire.py already."""
+    to = ports(names, hosts)
     ends = {names.operator: str(OPERATOR)} | {names.host(host): hosts[host] for host in hosts}
     return [
-        Batch(["ip", "-batch", "-"], [f"netns add {space}" for space in names.all(hosts)]),
-        Batch(["ip", "-n", names.switch, "-batch", "-"], _switch(ports)),
+        Batch(["ip", "-n", names.switch, "-batch", "-"], _switch(to, wired=wired)),
         *(Batch(["ip", "-n", space, "-batch", "-"], _end(ends[space])) for space in ends),
-        Batch(["tc", "-n", names.switch, "-batch", "-"], [_shape(end, rate) for end in ports]),
+        Batch(["tc", "-n", names.switch, "-batch", "-"], [_shape(end, rate) for end in to]),
         *(Batch(["tc", "-n", space, "-batch", "-"], [_shape("eth0", rate)]) for space in ends),
     ]
 
 
-def _switch(ports: Mapping[str, str]) -> list[str]:
+def _switch(to: Mapping[str, str], *, wired: bool) -> list[str]:
+    link = "link set {far} netns {space} name eth0" if wired else _VETH
     return [
         # No spanning tree and no waiting: a plugged cable carries at once.
         "link add bridge type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
         "link set bridge addrgenmode none up",
-        *(f"link add {end} type veth peer name eth0 netns {space}" for end, space in ports.items()),
-        *(f"link set {end} master bridge addrgenmode none up" for end in ports),
+        *(link.format(near=end, far=far_end(end), space=space) for end, space in to.items()),
+        *(f"link set {end} master bridge addrgenmode none up" for end in to),
     ]
 
 

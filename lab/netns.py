@@ -25,12 +25,12 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from lab import holder, host_files, links
+from lab import holder, host_files, links, wire
 from lab.errors import ChoiceError, LabError
 from lab.links import NETWORK, OPERATOR, RUN_NETNS, Names
 from lab.processes import end, inside
 
-DEFAULT_RATE = "100mbit"
+DEFAULT_RATE, DEFAULT_DELAY = "100mbit", "0ms"
 MAX_HOSTS = 100
 BOOT_TIMEOUT_S = 20.0
 
@@ -82,27 +82,35 @@ def _find(program: str) -> str | None:
     return shutil.which(program, path=links.SEARCH_PATH)
 
 
-def up(folder: Path, hosts: Mapping[str, str], rate: str = DEFAULT_RATE) -> bool:
+def up(
+    folder: Path,
+    hosts: Mapping[str, str],
+    rate: str = DEFAULT_RATE,
+    delay: str = DEFAULT_DELAY,
+) -> bool:
     """Bring the hosts up, each a name and an address; False if just these were up already.
 
-    LabError, and nothing is changed, if the lab is up with others: they may hold results.
+    A packet takes the `delay` on each link, so twice that from host to host. LabError, and nothing
+    is changed, if the lab is up with others: they may hold results.
     """
     if why := _mistake(hosts, rate):
         raise ChoiceError(why)
-    if why := missing():
+    delay_s = wire.seconds(delay)
+    if why := missing() or (wire.missing() if delay_s else None):
         raise LabError(why)
     if config := _ready(folder):
-        if (config["hosts"], config["rate"]) == (dict(hosts), rate):
+        if (config["hosts"], config["rate"], config["delay_s"]) == (dict(hosts), rate, delay_s):
             return False
+        slow = f", {config['delay_s'] * 1000:g} ms" if config["delay_s"] else ""
         why = (
-            f"a lab of {len(config['hosts'])} hosts at {config['rate']} is up, and may hold "
+            f"a lab of {len(config['hosts'])} hosts at {config['rate']}{slow} is up, and may hold "
             f"results: fab lab.down takes it down, then this can be made"
         )
         raise LabError(why)
     down(folder)  # what a killed lab left
     try:
         with links.taking_turns():
-            _make(folder, hosts, rate)
+            _make(folder, hosts, rate, delay_s)
     except BaseException:
         down(folder)
         raise
@@ -125,14 +133,18 @@ def _mistake(hosts: Mapping[str, str], rate: str) -> str | None:
     return None
 
 
-def _make(folder: Path, hosts: Mapping[str, str], rate: str) -> None:
+def _make(folder: Path, hosts: Mapping[str, str], rate: str, delay_s: float) -> None:
     folder.mkdir(parents=True)
     folder.chmod(0o700)
     allowed = _ways_to_restore()
-    config = {"hosts": dict(hosts), "rate": rate, "allowed": allowed, "ready": False}
+    wanted = {"hosts": dict(hosts), "rate": rate, "delay_s": delay_s}
+    config = {**wanted, "allowed": allowed, "ready": False}
     _write(folder, config)  # BEFORE anything is made or changed: `down` puts it back from here
     names = Names.of(folder)
-    links.run(links.making(names, hosts, rate))
+    links.run([links.spaces(names, hosts)])
+    if delay_s:
+        wire.lay(names, links.ports(names, hosts), delay_s)
+    links.run(links.making(names, hosts, rate, wired=delay_s > 0))
     keeper = holder.find(folder)
     root = Path(f"/proc/{keeper}/root") if keeper else Path("/")
     (folder / "operator").symlink_to(root / (RUN_NETNS / names.operator).relative_to("/"))
@@ -149,7 +161,7 @@ def _make(folder: Path, hosts: Mapping[str, str], rate: str) -> None:
 
 
 def status(folder: Path) -> dict[str, Any] | None:
-    """Return the lab's rate and its hosts with power, cable and rate; None if it is not up."""
+    """Return the lab's rate, delay, and hosts with power, cable and rate; None if it is not up."""
     config = _ready(folder)
     if config is None:
         return None
@@ -164,7 +176,8 @@ def status(folder: Path) -> dict[str, Any] | None:
         }
         for name, address in config["hosts"].items()
     }
-    return {"rate": config["rate"], "operator": names.operator, "hosts": hosts}
+    wanted = {key: config[key] for key in ("rate", "delay_s")}
+    return {**wanted, "operator": names.operator, "hosts": hosts}
 
 
 def down(folder: Path) -> bool:

@@ -32,22 +32,28 @@ _BEFORE = STATE / "cluster.before-lab"
     kind="loopback, or netns: real sshd and links; needs Linux",
     hosts="netns: how many (default: the five of inventory/netns.yaml)",
     rate="netns: how fast each link is",
+    delay="netns: how long a packet takes on each link",
 )
 def up(
-    screen: Screen, *, kind: str = "loopback", hosts: int = 0, rate: str = netns.DEFAULT_RATE
+    screen: Screen,
+    *,
+    kind: str = "loopback",
+    hosts: int = 0,
+    rate: str = netns.DEFAULT_RATE,
+    delay: str = netns.DEFAULT_DELAY,
 ) -> dict[str, Any]:
     """Bring up hosts on this machine, and use them."""
     found: dict[str, Any]
     match kind:
         case "loopback":
-            if (hosts, rate) != (0, netns.DEFAULT_RATE):
-                why = "--hosts and --rate are for --kind netns: the loopback lab has no choice"
+            if (hosts, rate, delay) != (0, netns.DEFAULT_RATE, netns.DEFAULT_DELAY):
+                why = "--hosts, --rate and --delay are for --kind netns: loopback has no choice"
                 raise UsageError(why)
             found = _ports()
             made = bring_up(found)
             _use(LAB)
         case "netns":
-            found, made = _bring_up_netns(hosts, rate)
+            found, made = _bring_up_netns(hosts, rate, delay)
             _use(NETNS)
         case _:
             why = f"--kind {kind} is neither loopback nor netns"
@@ -74,6 +80,8 @@ def status(screen: Screen) -> dict[str, Any]:
         rows.append(["netns", host, f"{found['address']}:22", state, cable, found["rate"]])
     screen.table(["lab", "host", "ssh", "state", "cable", "rate"], rows)
     if there:
+        if there["delay_s"]:
+            screen.note(f"A packet takes {there['delay_s'] * 1000:g} ms on each link.")
         screen.note(f"The operator's network namespace is {there['operator']}.")
     return {"loopback": here, "netns": there}
 
@@ -103,7 +111,7 @@ def _use(cluster: str) -> None:
     select_cluster(cluster)
 
 
-def _bring_up_netns(count: int, rate: str) -> tuple[dict[str, str], bool]:
+def _bring_up_netns(count: int, rate: str, delay: str) -> tuple[dict[str, str], bool]:
     """Make the hosts of the lab's inventory, or that many; these get an inventory of their own."""
     ours = inventory.load(INVENTORY / f"{NETNS}.yaml").hosts
     with _lab_errors():
@@ -114,7 +122,7 @@ def _bring_up_netns(count: int, rate: str) -> tuple[dict[str, str], bool]:
             raise LabError(why)
         _join_holder(make=True)
         try:
-            made = netns.up(STATE / NETNS, hosts, rate)
+            made = netns.up(STATE / NETNS, hosts, rate, delay)
         finally:
             if netns.status(STATE / NETNS) is None:
                 holder.finish(STATE / NETNS)

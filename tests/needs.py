@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from lab import holder, links, netns
+from lab import holder, links, netns, wire
 
 _no_root = None if os.geteuid() == 0 else "only root may do it all and leave nothing"
 _missing = netns.missing() or _no_root
@@ -20,5 +20,6 @@ def _needed(why: str | None) -> pytest.MarkDecorator:
 # The kind of lab that is most like real hosts, of those that can be here.
 BEST_LAB = "netns" if _missing is None or os.environ.get("CI") == "true" else "lab"
 NETNS = _needed(_missing)
+TAPS = _needed(_missing or wire.missing())
 USER_NAMESPACES = _needed(holder.missing())
 FAULTS = _needed(_missing or _no_nft)

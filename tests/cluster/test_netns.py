@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from lab import netns, processes
 from lab.errors import LabError
 from lab.links import RUN_NETNS, Names
 from tests.cluster.three_hosts import HOSTS, measure_mbit, say, until
-from tests.needs import NETNS
+from tests.needs import NETNS, TAPS
 
 pytestmark = NETNS
 ROOT = Path(__file__).parents[2]
@@ -221,6 +222,33 @@ def test_two_labs_stand_side_by_side(lab: Path, empty: Path) -> None:
     assert ids[lab] != ids[empty]
     assert netns.down(empty)
     assert say(lab, "pi1", BOOT_ID) == [ids[lab]]
+
+
+@TAPS
+def test_packets_take_as_long_on_each_link_as_was_asked(empty: Path) -> None:
+    hosts = netns.addresses(2)
+    assert netns.up(empty, hosts, delay="5ms")
+    assert not netns.up(empty, hosts, delay="5ms")
+    with pytest.raises(LabError, match=r"2 hosts at 100mbit, 5 ms is up.*lab\.down"):
+        netns.up(empty, hosts)
+    names = Names.of(empty)
+    took_s = []
+    with inside(RUN_NETNS / names.host("pi2")):
+        listener = socket.create_server((hosts["pi2"], 9000))
+    with listener, inside(RUN_NETNS / names.host("pi1")):
+        for _ in range(20):
+            begin_s = time.monotonic()
+            socket.create_connection((hosts["pi2"], 9000), timeout=5).close()
+            took_s.append(time.monotonic() - begin_s)
+    assert min(took_s) >= 0.020  # there and back, two links each
+    assert min(took_s) <= 0.025
+    assert measure_mbit(empty, "pi1", "pi2", 2_000_000) <= 100
+    netns.cable(empty, "pi1", plugged=False)
+    assert _refused(empty, "pi1") in (errno.ETIMEDOUT, errno.EHOSTUNREACH)
+    netns.cable(empty, "pi1", plugged=True)
+    netns.power_off(empty, "pi1")
+    netns.power_on(empty, "pi1")
+    assert say(empty, "pi1", "hostname") == ["pi1"]
 
 
 KILLED_AFTER = """

@@ -19,9 +19,8 @@ def test_names_follow_from_the_folder_and_differ_between_folders(tmp_path: Path)
     assert len(set(one.all(["switch", "operator"]))) == 4  # whatever a host is called
 
 
-def test_namespaces_are_there_before_links_and_links_before_rates() -> None:
-    batches = links.making(NAMES, HOSTS, "100mbit")
-    assert batches[0] == Batch(
+def test_links_are_there_before_rates() -> None:
+    assert links.spaces(NAMES, HOSTS) == Batch(
         ["ip", "-batch", "-"],
         [
             "netns add rdht-abc123.switch",
@@ -30,15 +29,17 @@ def test_namespaces_are_there_before_links_and_links_before_rates() -> None:
             "netns add rdht-abc123-pi2",
         ],
     )
-    assert batches[1].words == ["ip", "-n", "rdht-abc123.switch", "-batch", "-"]
-    assert "link add to-pi2 type veth peer name eth0 netns rdht-abc123-pi2" in batches[1].lines
-    assert [batch.words[0] for batch in batches] == ["ip"] * 5 + ["tc"] * 4
-    assert "addr add 10.77.0.12/24 dev eth0" in batches[4].lines
-    assert len(batches[5].lines) == 3
+    batches = links.making(NAMES, HOSTS, "100mbit")
+    assert batches[0].words == ["ip", "-n", "rdht-abc123.switch", "-batch", "-"]
+    assert "link add to-pi2 type veth peer name eth0 netns rdht-abc123-pi2" in batches[0].lines
+    assert [batch.words[0] for batch in batches] == ["ip"] * 4 + ["tc"] * 4
+    assert "addr add 10.77.0.12/24 dev eth0" in batches[3].lines
+    assert len(batches[4].lines) == 3
 
 
-def test_only_the_first_batch_acts_outside_the_labs_own_namespaces() -> None:
-    for batch in links.making(NAMES, HOSTS, "100mbit")[1:]:
+@pytest.mark.parametrize("wired", [False, True])
+def test_links_are_made_inside_the_labs_own_namespaces(*, wired: bool) -> None:
+    for batch in links.making(NAMES, HOSTS, "100mbit", wired=wired):
         assert batch.words[1] == "-n"
         assert batch.words[2].startswith("rdht-abc123")
 
