@@ -1,17 +1,13 @@
-"""One step on all hosts, in parallel, bounded; every host's result or failure comes back."""
+"""One step on all hosts at once; every host's result or failure comes back."""
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.errors import HostError, HostsFailedError
 from cluster.inventory import Host
-
-MAX_PARALLEL = 32
 
 
 @dataclass
@@ -32,7 +28,7 @@ class Results:
 def fan_out(
     step: str, hosts: Iterable[Host], work: Callable[[Host], Any], settle_s: float = 0.0
 ) -> Results:
-    """Run `work` for each host in up to MAX_PARALLEL threads.
+    """Run `work` for each host in a thread of its own: in some steps they wait for each other.
 
     On ^C they have `settle_s` to come to an end. The threads are daemons: then it leaves them
     behind instead of waiting for a host that hangs.
@@ -40,27 +36,16 @@ def fan_out(
     hosts = list(hosts)
     results = Results(step)
     unexpected: list[BaseException] = []
-    waiting: queue.SimpleQueue[Host] = queue.SimpleQueue()
-    for host in hosts:
-        waiting.put(host)
 
-    def run() -> None:
-        while True:
-            try:
-                host = waiting.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                results.values[host.name] = work(host)
-            except HostError as error:
-                results.failures[host.name] = error
-            except BaseException as error:  # noqa: BLE001 - re-raised in the caller's thread
-                unexpected.append(error)
+    def run(host: Host) -> None:
+        try:
+            results.values[host.name] = work(host)
+        except HostError as error:
+            results.failures[host.name] = error
+        except BaseException as error:  # noqa: BLE001 - re-raised in the caller's thread
+            unexpected.append(error)
 
-    threads = [
-        threading.Thread(target=run, daemon=True) for _ in range(min(MAX_PARALLEL, len(hosts)))
-    ]
-    _run(threads, waiting, settle_s)
+    _run([threading.Thread(target=run, args=[host], daemon=True) for host in hosts], settle_s)
     if unexpected:
         raise unexpected[0]
     order = [host.name for host in hosts]
@@ -69,18 +54,13 @@ def fan_out(
     return results
 
 
-def _run(
-    threads: list[threading.Thread], waiting: "queue.SimpleQueue[Host]", settle_s: float
-) -> None:
+def _run(threads: list[threading.Thread], settle_s: float) -> None:
     try:
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
     except KeyboardInterrupt:
-        with suppress(queue.Empty):
-            while True:
-                waiting.get_nowait()  # nothing is begun any more
         deadline_s = time.monotonic() + settle_s
         for thread in threads:
             if thread.is_alive():

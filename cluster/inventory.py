@@ -19,6 +19,7 @@ from cluster.errors import InventoryError, UsageError
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 MAX_PORT = 65_535
 MAX_PER_HOST = 64
+MAX_HOSTS = 128  # each has a thread of the operator's
 
 
 class Gateway(NamedTuple):
@@ -161,6 +162,9 @@ def load(path: Path) -> Cluster:
     hosts = tuple(_host(hosts_reader, name, defaults) for name in hosts_reader.values)
     if not hosts:
         raise InventoryError(path, hosts_reader.line, "hosts", "names no host")
+    if len(hosts) > MAX_HOSTS:
+        why = f"names {len(hosts)} hosts, and no more than {MAX_HOSTS} can be"
+        raise InventoryError(path, hosts_reader.line, "hosts", why)
     _check_ports(hosts_reader, hosts)
     known_hosts = path.with_suffix(".known_hosts")
     if "known_hosts" in top.values:

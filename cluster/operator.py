@@ -14,9 +14,11 @@ from cluster.inventory import Cluster, Host
 from cluster.remote import Call
 
 SETTLE_S = 5.0
+MAX_OPENING = 32  # connections at once: each wants an answer in time, and a processor of this desk
 _DESCRIBED_CHARACTERS = 600
 _connections: dict[tuple[str, str], Connection] = {}
 _connections_lock = threading.Lock()
+_opening = threading.BoundedSemaphore(MAX_OPENING)
 
 
 def close_connections() -> None:
@@ -73,8 +75,11 @@ class Operator:
         def work(host: Host) -> Any:
             answer: dict[str, Any] = {}
             arrived_s = 0.0
+            connection = self.connection(host)
+            with _opening:
+                connection.open()
             for answer in remote.lines(
-                self.connection(host),
+                connection,
                 host,
                 self.cluster.name,
                 calls[host],

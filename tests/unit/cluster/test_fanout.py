@@ -1,16 +1,14 @@
-"""A step on all hosts: in parallel, bounded, and every result or failure comes back."""
+"""A step on all hosts: at once, and every result or failure comes back."""
 
 import signal
 import threading
-import time
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import pytest
 
 from cluster.errors import HostError, HostsFailedError, HostUnreachableError
-from cluster.fanout import MAX_PARALLEL, fan_out
-from cluster.inventory import Cluster, Host
+from cluster.fanout import fan_out
+from cluster.inventory import MAX_HOSTS, Cluster, Host
 
 TIMEOUT_S = 10.0
 
@@ -32,30 +30,11 @@ def test_values_come_back_in_the_order_of_the_hosts(make_cluster: Callable[..., 
 
 
 def test_hosts_are_worked_on_at_the_same_time(make_cluster: Callable[..., Cluster]) -> None:
-    together = threading.Barrier(MAX_PARALLEL)
+    together = threading.Barrier(MAX_HOSTS)
     results = fan_out(
-        "meet", make_cluster(MAX_PARALLEL).hosts, lambda _: together.wait(TIMEOUT_S) >= 0
+        "meet", make_cluster(MAX_HOSTS).hosts, lambda _: together.wait(TIMEOUT_S) >= 0
     )
     assert all(results.require().values())
-
-
-def test_no_more_than_the_limit_run_at_once(make_cluster: Callable[..., Cluster]) -> None:
-    lock = threading.Lock()
-    together = threading.Barrier(MAX_PARALLEL)
-    running, most, count = 0, 0, 2 * MAX_PARALLEL
-
-    def work(_: Host) -> None:
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, running)
-        together.wait(TIMEOUT_S)
-        with lock:
-            running -= 1
-
-    results = fan_out("count", make_cluster(count).hosts, work)
-    assert len(results.require()) == count
-    assert most == MAX_PARALLEL
 
 
 def test_a_host_that_fails_stops_no_other(make_cluster: Callable[..., Cluster]) -> None:
@@ -121,28 +100,6 @@ def test_an_interrupt_lets_hosts_settle_but_waits_for_none_that_hangs(
         fan_out("look", make_cluster(2).hosts, work, settle_s)
     assert done == ended
     hangs.set()
-
-
-def test_after_an_interrupt_no_host_is_begun(
-    make_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun = []
-    settling = threading.Event()
-
-    def monotonic() -> float:  # asked for how long the hosts may settle
-        settling.set()
-        return time.monotonic()
-
-    def work(host: Host) -> None:
-        begun.append(host.name)
-        if host.name == f"pi{MAX_PARALLEL}":
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        assert settling.wait(TIMEOUT_S)
-
-    monkeypatch.setattr("cluster.fanout.time", SimpleNamespace(monotonic=monotonic))
-    with pytest.raises(KeyboardInterrupt):
-        fan_out("look", make_cluster(3 * MAX_PARALLEL).hosts, work, TIMEOUT_S)
-    assert len(begun) == MAX_PARALLEL
 
 
 def test_no_host_gives_no_result() -> None:

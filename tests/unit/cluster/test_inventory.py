@@ -156,6 +156,12 @@ MISTAKES: dict[str, tuple[str, int, str, list[str]]] = {
         "hosts.pi1",
         ["65535"],
     ),
+    "too many hosts": (
+        "hosts:\n" + "".join(f"  pi{number}: {{address: pi{number}}}\n" for number in range(129)),
+        2,
+        "hosts",
+        ["names 129 hosts", "128"],
+    ),
     "too many servers": (
         ONE_HOST + "    servers_per_host: 65\n",
         4,
