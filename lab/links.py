@@ -34,6 +34,7 @@ _VETH = "link add {near} type veth peer name eth0 netns {space}"
 _RATE = re.compile(r"(\d+)(k|m|g)bit")
 _BITS = {"k": 10**3, "m": 10**6, "g": 10**9}
 _SLOWEST_BITS, _FASTEST_BITS = 8_000, 10**10
+_MOST_WITHOUT_LIST = 30  # the kernel remembers 1,024 neighbours, of all namespaces together
 _LEAST_BURST_BYTES = 16 * 1024  # tbf's bucket: what goes out at once
 _LEAST_QUEUE_BYTES = 128 * 1024  # what waits for the link before packets are dropped
 
@@ -131,6 +132,7 @@ def making(
     return [
         Batch(["ip", "-n", names.switch, "-batch", "-"], _switch(to, wired=wired)),
         *(Batch(["ip", "-n", space, "-batch", "-"], _end(ends[space])) for space in ends),
+        *(knowing(space, hosts) for space in ends),
         Batch(["tc", "-n", names.switch, "-batch", "-"], [_shape(end, rate) for end in to]),
         *(Batch(["tc", "-n", space, "-batch", "-"], [_shape("eth0", rate)]) for space in ends),
     ]
@@ -151,8 +153,22 @@ def _end(address: str) -> list[str]:
     return [
         "link set lo up",
         f"addr add {address}/{NETWORK.prefixlen} dev eth0",
-        "link set eth0 addrgenmode none up",
+        f"link set eth0 address {_hardware(address)} addrgenmode none up",
     ]
+
+
+def knowing(space: str, hosts: Mapping[str, str]) -> Batch:
+    """Return what tells a namespace, its card being on, the hardware addresses of a large lab."""
+    others = [str(OPERATOR), *hosts.values()] if len(hosts) > _MOST_WITHOUT_LIST else []
+    lines = [
+        f"neigh replace {address} lladdr {_hardware(address)} dev eth0 nud permanent"
+        for address in others
+    ]
+    return Batch(["ip", "-n", space, "-batch", "-"], lines)
+
+
+def _hardware(address: str) -> str:
+    return f"02:00:{IPv4Address(address).packed.hex(':')}"
 
 
 def _shape(device: str, rate: str) -> str:

@@ -213,9 +213,10 @@ def power_on(folder: Path, host: str) -> None:
     names = look_up(folder, host)
     if _processes(names, [host]):
         return
-    links.run(links.powering(names, host, powered=True))
     config = _config(folder)
     assert config is not None  # look_up has read it
+    knowing = links.knowing(names.host(host), config["hosts"])
+    links.run([*links.powering(names, host, powered=True), knowing])
     _boot(folder, {host: config["hosts"][host]})
 
 

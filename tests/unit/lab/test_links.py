@@ -32,9 +32,9 @@ def test_links_are_there_before_rates() -> None:
     batches = links.making(NAMES, HOSTS, "100mbit")
     assert batches[0].words == ["ip", "-n", "rdht-abc123.switch", "-batch", "-"]
     assert "link add to-pi2 type veth peer name eth0 netns rdht-abc123-pi2" in batches[0].lines
-    assert [batch.words[0] for batch in batches] == ["ip"] * 4 + ["tc"] * 4
+    assert [batch.words[0] for batch in batches] == ["ip"] * 7 + ["tc"] * 4
     assert "addr add 10.77.0.12/24 dev eth0" in batches[3].lines
-    assert len(batches[4].lines) == 3
+    assert len(batches[7].lines) == 3
 
 
 @pytest.mark.parametrize("wired", [False, True])
