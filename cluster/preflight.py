@@ -61,9 +61,9 @@ def _troubles(facts: dict[str, Any]) -> list[str]:
     for port, state in facts["ports"].items():
         if state != "free" and not facts["serves"]:
             found.append(f"port {port}: {state}; free it, or choose another server_port")
-    for peer, reached in facts["reached"].items():
-        if not reached:
-            found.append(f"does not reach {peer} on its server port: is a firewall in between?")
+    if lost := [peer for peer, reached in facts["reached"].items() if not reached]:
+        ports = "its server port" if len(lost) == 1 else "their server ports"
+        found.append(f"does not reach {', '.join(lost)} on {ports}: is a firewall in between?")
     if facts["disk_free_bytes"] < MIN_DISK_FREE_BYTES:
         free_mb = facts["disk_free_bytes"] // 1_000_000
         found.append(f"only {free_mb} MB of disk are free: fab clean")

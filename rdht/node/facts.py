@@ -12,7 +12,8 @@ from typing import Any
 
 from rdht.node.host import Folders, boot_id, is_alive, records, secret_digest
 
-REACH_TIMEOUT_S = 4.0
+REACH_TIMEOUT_S = 4.0  # and REACH_PER_PEER_S for each: not all hosts begin at one instant
+REACH_PER_PEER_S = 0.1
 _CONNECT_TIMEOUT_S = 1.0
 
 
@@ -43,8 +44,8 @@ def check(folders: Folders, arguments: dict[str, Any], payload: bytes) -> dict[s
 
     All hosts do this at the same time: each listens on its own ports (`listen`, [address, port])
     where nothing else does, connects to all `peers` ({name: [address, port]}), and stays until
-    every peer has come or REACH_TIMEOUT_S is over. `secret` is the digest of the cluster's, and
-    `serves` tells whether it is servers of ours that hold the ports.
+    every peer has come or REACH_TIMEOUT_S is over, with some more for each peer. `secret` is the
+    digest of the cluster's, and `serves` tells whether it is servers of ours that hold the ports.
     """
     listeners, ports = _listen(arguments["listen"])
     reached = _reach(listeners, arguments["peers"], arguments["name"])
@@ -78,7 +79,7 @@ def _reach(
         for number, listener in enumerate(listeners):
             listener.setblocking(False)
             selector.register(listener, selectors.EVENT_READ, number)
-        deadline_s = time.monotonic() + REACH_TIMEOUT_S
+        deadline_s = time.monotonic() + REACH_TIMEOUT_S + REACH_PER_PEER_S * len(peers)
         while time.monotonic() < deadline_s:
             for peer, (address, port) in peers.items():
                 reached[peer] = reached[peer] or _greet(address, port, name)
