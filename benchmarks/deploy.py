@@ -5,8 +5,9 @@
 Each does the same on every host, as a command of its own, from nothing (first) and when all is
 there already (again): make a folder, push a bundle, unpack it, write a configuration, start a
 server, see it listen. Ours also verifies each file, flips all hosts or none, and has every host
-reach every server. Rounds are interleaved; a host is booted anew before each first time. The
-others are installed by
+reach every server. On more hosts it only deploys: so many servers, each with links to all others,
+are too much for one machine. Rounds are interleaved; a host is booted anew before each first time.
+The others are installed by
 
     python3 -m venv .rdht/peers && .rdht/peers/bin/pip install pyinfra ansible-core
 
@@ -32,6 +33,7 @@ from cluster.namespace import inside
 from lab import netns
 from lab.host_files import USER
 
+_DEPLOY_ALONE = "rdht: fab deploy"
 LAB = STATE / "netns"
 WORK = STATE / "benchmark"
 PEERS = STATE / "peers" / "bin"
@@ -61,7 +63,11 @@ def contenders(hosts: dict[str, str]) -> list[Contender]:
     """Return who takes part, ours first."""
     ours = [sys.executable, "-m", "fabric", "deploy", "start-servers"]
     naive = [sys.executable, str(_write("naive.py", _NAIVE.format(**_places()))), *hosts.values()]
-    found = [Contender("rdht: fab deploy start-servers", ours), Contender("naive Fabric", naive)]
+    found = [
+        Contender("rdht: fab deploy start-servers", ours),
+        Contender(_DEPLOY_ALONE, ours[:-1]),
+        Contender("naive Fabric", naive),
+    ]
     if (PEERS / "pyinfra").exists():
         names = "\n".join(
             f"    ({address!r}, {{'ssh_user': {USER!r}, 'ssh_key': {str(LAB / 'id_ed25519')!r}, "
@@ -228,10 +234,12 @@ def run_with(count: int, rounds: int, choose: Callable[[str], bool]) -> dict[str
 
 
 def main() -> None:
-    """Measure all on five hosts, and ours on more."""
+    """Measure all on five hosts, and our deploy on more."""
     parser = argparse.ArgumentParser(description="Time our deploy beside others'.")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--more", type=int, nargs="*", default=[25, 50], help="hosts for ours")
+    parser.add_argument(
+        "--more", type=int, nargs="*", default=[25, 50], help="hosts for our deploy"
+    )
     options = parser.parse_args()
     if why := netns.missing():
         sys.exit(why)
@@ -240,7 +248,7 @@ def main() -> None:
             sys.stderr.write(f"{tool} is left out: see the top of {Path(__file__).name}\n")
     counts = {"5": run_with(5, options.rounds, lambda _: True)}
     for count in options.more:
-        ours = run_with(count, options.rounds, lambda name: name.startswith("rdht"))
+        ours = run_with(count, options.rounds, lambda name: name == _DEPLOY_ALONE)
         counts[str(count)] = ours
     show(counts)
 
