@@ -20,6 +20,7 @@ COUNTS = [
     "conflicts",
     "aborted",
     "unknown",
+    "not_begun",
 ]
 FLAWS = [
     "missing_clients",
@@ -106,6 +107,8 @@ def summarize(found: list[HostRecord], manifest: dict[str, Any]) -> dict[str, An
         "release": manifest["release"],
         "profile": found[0].record.profile,
         "window": found[0].record.parameters["window"],
+        "target_rate_per_s": _target_rate(found),
+        "warmup_s": found[0].record.parameters["warmup_s"],
         "servers": len(manifest["servers"]),
         "clients": len(found),
         "threads": len(threads),
@@ -136,6 +139,15 @@ def summarize(found: list[HostRecord], manifest: dict[str, Any]) -> dict[str, An
         "unsafe_servers": manifest.get("unsafe_servers", []),
         "replicas": manifest.get("replicas"),
     }
+
+
+def _target_rate(found: list[HostRecord]) -> float | None:
+    """Return the rate at which all clients together were to begin commands; None if there is none.
+
+    Rounded to what a third of it, sent as text, can be put together to.
+    """
+    rates = [row.record.parameters["rate_per_s"] for row in found]
+    return None if None in rates else round(sum(rates), 6)
 
 
 def thread_rows(found: list[HostRecord]) -> list[dict[str, Any]]:

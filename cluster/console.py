@@ -208,7 +208,18 @@ def show_summary(screen: Screen, summary: dict[str, Any], hosts: list[dict[str, 
         f"{summary['servers']} servers · {summary['clients']} clients"
         f" · {summary['threads']} threads · {summary['connections']} connections"
         f" · {_profile(summary)} · all ran together for {summary['duration_s']} s"
+        f" after {summary['warmup_s']:g} s of warm-up"
     )
+    if rate := summary["target_rate_per_s"]:
+        screen.note(f"fixed rate of {rate:,g} commands/s: latencies are from the intended start")
+    else:
+        screen.note("closed loop: latencies are of the commands that there was room for")
+    if late := summary["not_begun"]:
+        due = late + summary["commands"]
+        screen.warn(
+            f"the table did not keep up: {late:,} of {due:,} commands found no room before the "
+            "end, and the latencies of the others grew all the time"
+        )
     show_flaws(screen, summary)
     if summary["replicas"]:
         screen.note(_verdict(summary["replicas"]))

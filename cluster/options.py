@@ -7,12 +7,20 @@ from typing import Any
 
 from cluster.errors import UsageError
 from cluster.roster import check_placement
-from rdht.limits import MAX_KEY_BYTES, MAX_WINDOW
+from rdht.limits import (
+    MAX_KEY_BYTES,
+    MAX_RATE_PER_S,
+    MAX_WARMUP_S,
+    MAX_WINDOW,
+)
 from rdht.profiles import PROFILES
 from rdht.roster import DEFAULT_KEY_RANGE, Roster
 
 DATA_FOLDER = "data"  # in a run's folder on a host: what durable servers keep
 _KEY_SIZES = f"a number from 1 to {MAX_KEY_BYTES}"
+_MIN_RATE_PER_S = 0.001
+_RATES = f"a number from {_MIN_RATE_PER_S:g} to {MAX_RATE_PER_S:,g}"
+_WARMUPS = f"a number of seconds up to {MAX_WARMUP_S:g}"
 _WINDOWS = f"a number from 1 to {MAX_WINDOW - 1}"
 
 
@@ -52,6 +60,10 @@ class ClientOptions:
     get_ratio: float = _option(0.6, "share of gets, 0 to 1")
     commands: int = _option(0, "end after so many commands a thread (default: by --duration)")
     duration: float = _option(10.0, "end after so many seconds")
+    target_rate: float = _option(
+        0.0, "commands a second of all clients together, at fixed times (default: a closed loop)"
+    )
+    warmup: float = _option(1.0, "seconds before the figures begin")
     seed: int | None = _option(None, "same seed, same commands (default: a new one)")
     profile: str = _option("classic", f"how the protocol is spoken: {', '.join(sorted(PROFILES))}")
     window: int = _option(1, "commands of a thread in flight")
@@ -75,6 +87,8 @@ class ClientOptions:
                 0 < self.duration < math.inf,
                 "a positive number of seconds",
             ),
+            ("target-rate", self.target_rate, self._rate_can_be(), _RATES),
+            ("warmup", self.warmup, 0 <= self.warmup <= MAX_WARMUP_S, _WARMUPS),
             ("profile", self.profile, self.profile in PROFILES, " or ".join(sorted(PROFILES))),
             ("window", self.window, 1 <= self.window < MAX_WINDOW, _WINDOWS),
             ("seed", self.seed, self.seed is None or str(self.seed).isdecimal(), "a whole number"),
@@ -85,8 +99,12 @@ class ClientOptions:
         check_placement(servers, self.key_range)
         return replace(self, seed=secrets.randbits(32) if self.seed is None else int(self.seed))
 
-    def argv(self, name: str, stem: str, roster: str) -> list[str]:
-        """Return the command line of one client, whose files have the given stem."""
+    def _rate_can_be(self) -> bool:
+        return not self.target_rate or _MIN_RATE_PER_S <= self.target_rate <= MAX_RATE_PER_S
+
+    def argv(self, name: str, stem: str, roster: str, clients: int) -> list[str]:
+        """Return the command line of one of so many clients, whose files have the given stem."""
+        share = self.target_rate / clients
         length = ["--commands", self.commands] if self.commands else ["--duration", self.duration]
         words = [
             "client",
@@ -95,6 +113,8 @@ class ClientOptions:
             *("--threads", self.threads, "--key-size", self.key_size),
             *("--key-range", self.key_range, "--get-ratio", self.get_ratio),
             *length,
+            *(["--rate", share] if share else []),
+            *("--warmup", self.warmup),
             *("--seed", self.seed, "--start-file", "start.json"),
             *("--results", stem.replace("client", "results") + ".json"),
             *("--progress", f"{stem}.progress.json"),

@@ -133,11 +133,12 @@ def ask_everywhere(operator: Operator, run: Run, argv: list[str]) -> None:
 
 def start_clients(operator: Operator, run: Run, options: ClientOptions) -> None:
     """Start every client, wait until all are connected, and let all begin at one instant."""
+    clients = sum(host.clients_per_host for host in operator.cluster.hosts)
 
     def call(host: Host) -> Call:
         names = host.process_names(host.clients_per_host)
         rows = [
-            (name, stem, options.argv(name, stem, ROSTER_FILE))
+            (name, stem, options.argv(name, stem, ROSTER_FILE, clients))
             for name, stem in _stems("client", names)
         ]
         return _start_call(run, "client", rows)

@@ -19,7 +19,7 @@ from types import FrameType
 from rdht import log, roster, scan
 from rdht.client import Client, observe
 from rdht.errors import ConfigurationError, DeadlineError, RdhtError
-from rdht.limits import MAX_WINDOW
+from rdht.limits import MAX_RATE_PER_S, MAX_WARMUP_S, MAX_WINDOW
 from rdht.messages import Message, Status
 from rdht.profiles import PROFILES
 from rdht.records import write_json
@@ -99,6 +99,12 @@ def _parser() -> argparse.ArgumentParser:
     length.add_argument(
         "--duration", type=_seconds, default=10.0, metavar="S", help="end after S s (default 10)"
     )
+    client.add_argument(
+        "--rate", type=_rate, metavar="R", help="commands a second (default: a closed loop)"
+    )
+    client.add_argument(
+        "--warmup", type=_warmup, default=0.0, metavar="S", help="run S s before the figures begin"
+    )
     client.add_argument("--seed", type=int, metavar="N", help="same seed, same commands")
     client.add_argument("--profile", choices=sorted(PROFILES), default="classic")
     client.add_argument(
@@ -160,6 +166,15 @@ def _ratio(text: str) -> float:
     return _number(text, 0, 1, "a number from 0 to 1")
 
 
+def _rate(text: str) -> float:
+    expected = f"a positive number up to {MAX_RATE_PER_S:g}"
+    return _number(text, math.ulp(0.0), MAX_RATE_PER_S, expected)
+
+
+def _warmup(text: str) -> float:
+    return _number(text, 0, MAX_WARMUP_S, f"a number of seconds up to {MAX_WARMUP_S:g}")
+
+
 def _seconds(text: str) -> float:
     return _number(text, math.ulp(0.0), sys.float_info.max, "a positive number of seconds")
 
@@ -217,6 +232,8 @@ def _run_client(arguments: argparse.Namespace) -> int:
         seed=secrets.randbits(32) if arguments.seed is None else arguments.seed,
         profile=arguments.profile,
         window=arguments.window,
+        rate_per_s=arguments.rate,
+        warmup_s=arguments.warmup,
     )
     if not arguments.results.parent.is_dir():
         why = f"--results {arguments.results}: there is no folder {arguments.results.parent}"

@@ -26,6 +26,8 @@ RECONNECT_TIMEOUT_S = 1.0  # one attempt at a connection that was there before
 RECONNECT_PAUSE_S = 0.1
 RETRY_BACKOFF_FIRST_S = 0.000_2
 RETRY_BACKOFF_MAX_S = 0.02
+MAX_RATE_PER_S = 1e6  # that one client process is asked for
+MAX_WARMUP_S = 60.0
 MAX_WINDOW = 1024  # commands of one client thread in flight; older ones are forgotten
 MAX_KEYS = 1024  # in one command
 

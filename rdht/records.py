@@ -91,6 +91,7 @@ class ThreadRecord:
     conflicts: int = 0
     aborted: int = 0
     unknown: int = 0
+    not_begun: int = 0  # at a fixed rate: that were due and found no room in the window
     connections: int = 0
     messages_sent: int = 0
     messages_received: int = 0

@@ -148,8 +148,13 @@ class Session:
             self._flush()  # no next frame is about to carry the last news
         return execution
 
-    def submit(self, commands: Sequence[Command], window: int = 1) -> Execution:
-        """Begin commands, as one if they are several, as soon as fewer than `window` run."""
+    def submit(
+        self, commands: Sequence[Command], window: int = 1, intended_s: float | None = None
+    ) -> Execution:
+        """Begin commands, as one if they are several, as soon as fewer than `window` run.
+
+        `intended_s` (monotonic) is when they were to begin, if that is not now.
+        """
         keys = [command.key for command in commands]
         _check(commands, keys)
         running = self._running
@@ -175,6 +180,8 @@ class Session:
             self._epochs,
             now_s,
         )
+        if intended_s is not None:
+            execution.begun_s = intended_s
         running[self._sequence] = execution
         for key in keys:
             self._keys[key] = execution
@@ -186,6 +193,11 @@ class Session:
         while self._running:
             self._turn()
         self._flush()
+
+    def wait_until(self, time_s: float) -> None:
+        """Take what arrives until a time (monotonic); it does not oversleep as a poll does."""
+        while time.monotonic() < time_s and not self._closed:
+            self._turn(time_s)
 
     def wait(self, execution: Execution) -> None:
         """Wait until one command has ended."""
@@ -239,23 +251,32 @@ class Session:
 
     # One turn: send, wait for something, take it.
 
-    def _turn(self) -> None:
+    def _turn(self, until_s: float | None = None) -> None:
         self._flush()
         timeout_s = CLIENT_TICK_S
         if self._reconnect_s or self._paused or self._closed:
             timeout_s = self._act_on_time()
             self._flush()
-        if len(self._running) == 1 and timeout_s == CLIENT_TICK_S:
-            for connection in self._connections.values():
-                if connection.owed:
-                    self._receive(connection)
-                    return
-        ready = self._poll.poll(timeout_s * 1000)
-        for descriptor, _event in ready:
+        if until_s is not None:
+            timeout_s = max(0.0, min(timeout_s, until_s - time.monotonic()))
+            ready = select.select(list(self._by_descriptor), [], [], timeout_s)[0]
+        elif len(self._running) == 1 and timeout_s == CLIENT_TICK_S and self._receive_owed():
+            return
+        else:
+            ready = [descriptor for descriptor, _ in self._poll.poll(timeout_s * 1000)]
+        for descriptor in ready:
             if descriptor in self._by_descriptor:
                 self._receive(self._by_descriptor[descriptor])
         if not ready:
             self._end_overdue()
+
+    def _receive_owed(self) -> bool:
+        """Take what one connection that owes answers has, without asking which has any."""
+        for connection in self._connections.values():
+            if connection.owed:
+                self._receive(connection)
+                return True
+        return False
 
     def _look_up(self) -> None:
         """Take note of connections that ended while there was nothing to do."""

@@ -1,4 +1,9 @@
-"""Seeded commands in a closed loop: the original's experiment, one client process of it.
+"""Seeded commands, one client process of an experiment.
+
+In a closed loop, as the original's, a thread begins a command when it has room for one in its
+window. At a fixed rate each command has its time, known beforehand, and its latency counts from
+there: if the table stands still for a second, all that were to begin in it have waited, and not
+only the few that were in flight (coordinated omission, as Gil Tene calls that mistake).
 
 The classic mix draws keys of a fixed number of letters a to z, gets with a given probability and
 otherwise puts if absent (the original's put) a value from 0 to 99.
@@ -7,6 +12,7 @@ otherwise puts if absent (the original's put) a value from 0 to 99.
 import functools
 import json
 import logging
+import math
 import random
 import string
 import threading
@@ -23,7 +29,7 @@ from rdht.profiles import PROFILES
 from rdht.records import ClientRecord, Histogram, ThreadRecord
 from rdht.ring import Ring
 from rdht.roster import Roster
-from rdht.session import Session
+from rdht.session import Counters, Session
 
 PROGRESS_INTERVAL_S = 1.0
 START_TIMEOUT_S = 120.0
@@ -46,6 +52,27 @@ class Parameters:
     seed: int
     profile: str
     window: int  # commands of a thread in flight
+    rate_per_s: float | None = None  # of all threads together; None is a closed loop
+    warmup_s: float = 0.0  # before the start; nothing of it counts
+
+
+class Pace:
+    """When each command of a thread is to begin, at a fixed rate."""
+
+    def __init__(self, parameters: Parameters, client: str, thread: int, begin_s: float) -> None:
+        """Spread the threads' times over the interval by chance, the same for the same seed."""
+        assert parameters.rate_per_s is not None
+        self.interval_s = parameters.threads / parameters.rate_per_s
+        rng = random.Random(f"{parameters.seed}/{client}/{thread}/pace")  # noqa: S311 - no secret
+        self._first_s = begin_s + rng.random() * self.interval_s
+
+    def begin_s(self, number: int) -> float:
+        """Return when command `number` is to begin, counted from 0."""
+        return self._first_s + number * self.interval_s
+
+    def due(self, end_s: float) -> int:
+        """Return how many commands are to begin before a time."""
+        return max(0, math.ceil((end_s - self._first_s) / self.interval_s))
 
 
 def classic_commands(parameters: Parameters, client: str, thread: int) -> Iterator[Command]:
@@ -70,6 +97,7 @@ class ClientProcess:
         self._stop = threading.Event()
         self._lost: dict[str, str] = {}
         self._errors: list[str] = []
+        self._before = [Counters() for _ in range(parameters.threads)]  # the figures begin
         self._records = [ThreadRecord(thread) for thread in range(parameters.threads)]
         profile = PROFILES[parameters.profile]
         secret = servers.secret()
@@ -100,8 +128,9 @@ class ClientProcess:
         raise DeadlineError(why)
 
     def run(self, start_unix_s: float, report: Callable[[dict[str, object]], None]) -> ClientRecord:
-        """Run all threads from `start_unix_s` on to their end; return the record.
+        """Run all threads to their end, with a warm-up from `start_unix_s` on; return the record.
 
+        The record's times begin when the warm-up is over.
         `report` gets the figures so far every PROGRESS_INTERVAL_S. Raises ConfigurationError for
         a start that is more than START_TIMEOUT_S away.
         """
@@ -109,7 +138,8 @@ class ClientProcess:
         if abs(ahead_s) > START_TIMEOUT_S:
             why = f"the start is {ahead_s:+.0f} s from now: is this host's clock right?"
             raise ConfigurationError(why)
-        start_s = time.monotonic() + ahead_s
+        warmup_s = self._parameters.warmup_s
+        start_s = time.monotonic() + ahead_s + warmup_s
         threads = [
             threading.Thread(target=self._run_thread, args=(start_s, *pair), daemon=True)
             for pair in zip(self._sessions, self._records, strict=True)
@@ -129,7 +159,7 @@ class ClientProcess:
             self._name,
             self._parameters.profile,
             asdict(self._parameters),
-            start_unix_s,
+            start_unix_s + warmup_s,
             self._stop.is_set(),
             self._lost,
             self._errors,
@@ -140,19 +170,24 @@ class ClientProcess:
         latency = Histogram()
         for record in self._records:
             latency.merge(record.latency())
+        threads = self._parameters.threads
         return {
             "client": self._name,
             "elapsed_s": round(elapsed_s, 3),
             "commands": sum(record.commands for record in self._records),
-            "conflicts": sum(session.counters().conflicts for session in self._sessions),
+            "conflicts": sum(
+                counters.conflicts for counters in map(self._counters, range(threads))
+            ),
             "latency_us_p99": latency.percentile(99),
         }
 
     def _run_thread(self, start_s: float, session: Session, record: ThreadRecord) -> None:
-        time.sleep(max(0.0, start_s - time.monotonic()))
-        record.started_s = time.monotonic() - start_s
         try:
-            self._loop(start_s, session, record)
+            if self._parameters.warmup_s:
+                self._warm_up(start_s, session, record.thread)
+            self._stop.wait(max(0.0, start_s - time.monotonic()))
+            record.started_s = time.monotonic() - start_s
+            self._loop(start_s, self._end_s(start_s), session, record)
         except RdhtError as error:
             _logger.error("%s", error)  # noqa: TRY400 - the text says it all
             self._errors.append(str(error))
@@ -160,23 +195,56 @@ class ClientProcess:
             _logger.error("lost server %s: %s", server, why)
             self._lost[server] = str(why)
         record.ended_s = time.monotonic() - start_s
-        counters = session.counters()
-        for name, value in asdict(counters).items():
+        for name, value in asdict(self._counters(record.thread)).items():
             setattr(record, name, value)
 
-    def _loop(self, start_s: float, session: Session, record: ThreadRecord) -> None:
-        """Run commands until the end is reached."""
-        limit = self._parameters.commands
-        window = self._parameters.window
+    def _counters(self, thread: int) -> Counters:
+        """Return what a session has done since its warm-up; its connections are from before."""
+        before, now = self._before[thread], self._sessions[thread].counters()
+        since = {name: value - getattr(before, name) for name, value in asdict(now).items()}
+        return Counters(**{**since, "connections": now.connections})
+
+    def _end_s(self, start_s: float) -> float:
         duration_s = self._parameters.duration_s
-        end_s = float("inf") if duration_s is None else start_s + duration_s
-        commands = classic_commands(self._parameters, self._name, record.thread)
+        return math.inf if duration_s is None else start_s + duration_s
+
+    def _warm_up(self, start_s: float, session: Session, thread: int) -> None:
+        """Run commands until `start_s` that nobody counts."""
+        begin_s = start_s - self._parameters.warmup_s
+        self._stop.wait(max(0.0, begin_s - time.monotonic()))
+        self._loop(begin_s, start_s, session, ThreadRecord(thread), is_warm_up=True)
+        self._before[thread] = session.counters()
+
+    def _loop(
+        self,
+        start_s: float,
+        end_s: float,
+        session: Session,
+        record: ThreadRecord,
+        *,
+        is_warm_up: bool = False,
+    ) -> None:
+        """Run commands until the end is reached."""
+        parameters = self._parameters
+        limit = None if is_warm_up else parameters.commands
+        thread = record.thread
+        client = f"{self._name}/warm-up" if is_warm_up else self._name  # has commands of its own
+        commands = classic_commands(parameters, client, thread)
+        pace = Pace(parameters, client, thread, start_s) if parameters.rate_per_s else None
         session.on_end = functools.partial(_count, record, start_s)
         begun = 0
+        intended_s = None
         while time.monotonic() < end_s and begun != limit and not self._stop.is_set():
-            session.submit((next(commands),), window)
+            if pace:
+                intended_s = pace.begin_s(begun)
+                if time.monotonic() < intended_s:
+                    session.wait_until(min(intended_s, end_s, time.monotonic() + _POLL_S))
+                    continue
+            session.submit((next(commands),), parameters.window, intended_s)
             begun += 1
         session.drain()
+        if pace and limit is None and not self._stop.is_set():
+            record.not_begun = pace.due(end_s) - begun
 
 
 def _count(record: ThreadRecord, start_s: float, execution: Execution) -> None:

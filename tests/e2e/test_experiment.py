@@ -37,7 +37,7 @@ def test_a_number_of_commands_ends_the_clients_and_a_seed_chooses_the_same(
     idle: Checkout,
 ) -> None:
     words = ["--commands", "40", "--threads", "2", "--key-size", "1", "--seed", "7"]
-    one, other = (idle.json("run", *words) for _ in range(2))
+    one, other = (idle.json("run", *words, "--warmup", "0") for _ in range(2))
     assert one["commands"] == 5 * 2 * 40
     assert one["connections"] == 5 * 2 * 5
     assert (one["gets"], one["puts"]) == (other["gets"], other["puts"])
@@ -46,7 +46,7 @@ def test_a_number_of_commands_ends_the_clients_and_a_seed_chooses_the_same(
 def test_several_servers_and_clients_a_host(idle: Checkout, edited: Edit) -> None:
     edited("defaults:\n", "defaults:\n  clients_per_host: 2\n")
     edited("  pi1:\n", "  pi1:\n    servers_per_host: 2\n")
-    summary = idle.json("run", "--commands", "20", "--threads", "1")
+    summary = idle.json("run", "--commands", "20", "--threads", "1", "--warmup", "0")
     assert (summary["servers"], summary["clients"], summary["connections"]) == (6, 10, 60)
     assert summary["replicas"]["differing"] == []
     kept = {path.name for path in (idle.folder / "logs" / "latest" / "hosts" / "pi1").iterdir()}
@@ -152,7 +152,7 @@ def test_the_secret_is_on_every_host_and_nowhere_else(idle: Checkout) -> None:
     secret = idle.secret()
     outcomes = [
         idle.fab("deploy", "--json"),
-        idle.fab("run", "--commands", "5", "--threads", "1", "--trace"),
+        idle.fab("run", "--commands", "5", "--threads", "1", "--warmup", "0", "--trace"),
         idle.fab("check", "--json"),
         idle.fab("releases", "--json"),
         idle.fab("deploy", "--dry-run"),

@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.parametrize("checkout", ["netns"], indirect=True, scope="session"),
 ]
 HOSTS = ["pi1", "pi2", "pi3"]
-RUN = ["run", "--threads", "2"]
+RUN = ["run", "--threads", "2", "--warmup", "0"]
 LONG_S = 4.0  # of a run in which something happens
 
 

@@ -19,7 +19,13 @@ from rdht.errors import ConfigurationError
 from rdht.messages import Operation
 from rdht.records import SLOT_S, ClientRecord, Histogram, ThreadRecord
 
-PARAMETERS: dict[str, Any] = {"threads": 2, "seed": 1, "window": 32}
+PARAMETERS: dict[str, Any] = {
+    "threads": 2,
+    "seed": 1,
+    "window": 32,
+    "rate_per_s": None,
+    "warmup_s": 1.0,
+}
 MANIFEST = {
     "run": "20261123-141502-shelf-3fa9",
     "cluster": "shelf",
@@ -327,3 +333,17 @@ def test_a_result_file_that_cannot_be_read_is_named(
     with pytest.raises(ConfigurationError) as caught:
         summary.assemble(folder)
     assert str(broken) in str(caught.value)
+
+
+@pytest.mark.parametrize(("share", "whole"), [(None, None), (1000 / 3, 1000.0)])
+def test_the_rate_of_a_run_is_that_of_its_clients_together(
+    share: float | None, whole: float | None
+) -> None:
+    parameters = {**PARAMETERS, "rate_per_s": share}
+    rows = [
+        HostRecord(f"pi{number}", client(ThreadRecord(0, not_begun=2), parameters=parameters))
+        for number in range(3)
+    ]
+    figures = summary.summarize(rows, MANIFEST)
+    assert figures["target_rate_per_s"] == whole
+    assert (figures["warmup_s"], figures["not_begun"]) == (1.0, 6)

@@ -187,6 +187,9 @@ def summary() -> dict[str, Any]:
         "profile": "classic",
         "window": 1,
         "duration_s": 10.0,
+        "warmup_s": 1.0,
+        "target_rate_per_s": None,
+        "not_begun": 0,
         "missing_clients": [],
         "interrupted": False,
         "lost": {},
@@ -220,6 +223,9 @@ def test_a_summary_has_a_row_a_host_and_one_for_the_cluster(
     ]
     assert "2 servers · 2 clients · 16 threads · 32 connections" in out
     assert "classic profile, window 1" in out
+    assert "10.0 s after 1 s of warm-up" in out
+    assert "closed loop" in out
+    assert "keep up" not in out
     assert "99 keys, equal on both replicas" in out
 
 
@@ -238,6 +244,17 @@ def test_a_summary_says_what_is_wrong_with_the_run(
     assert "pi9" in out
     assert "interrupted" in out
     assert "1 DIFFER" in out
+
+
+def test_a_summary_says_of_a_fixed_rate_whether_it_was_kept_up_with(
+    capsys: Capture, summary: dict[str, Any], host_row: dict[str, Any]
+) -> None:
+    summary |= {"target_rate_per_s": 2000.0, "not_begun": 7655}
+    show_summary(Screen(), summary, [host_row])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "fixed rate of 2,000 commands/s" in out
+    assert "7,655 of 20,000 commands found no room" in out
+    assert "closed loop" not in out
 
 
 def test_a_run_whose_replicas_were_not_compared_says_nothing_of_them(

@@ -44,6 +44,13 @@ def test_the_defaults_are_right(make_cluster: Callable[..., Cluster]) -> None:
         ("duration", -1.0, "duration"),
         ("duration", math.inf, "duration"),
         ("duration", math.nan, "duration"),
+        ("target_rate", -1.0, "target-rate"),
+        ("target_rate", 0.0001, "target-rate"),
+        ("target_rate", math.inf, "target-rate"),
+        ("target_rate", math.nan, "target-rate"),
+        ("warmup", -1.0, "warmup"),
+        ("warmup", 61.0, "warmup"),
+        ("warmup", math.nan, "warmup"),
         ("profile", "clasic", "profile"),
         ("window", 0, "window"),
         ("window", MAX_WINDOW, "window"),
@@ -88,6 +95,8 @@ def test_a_number_of_commands_wins_over_the_duration() -> None:
     get_ratio=st.floats(0, 1),
     commands=st.integers(0, 10**9),
     duration=st.floats(0, 1e9, exclude_min=True),
+    target_rate=st.just(0.0) | st.floats(0.001, 1e6),
+    warmup=st.floats(0, 60),
     seed=st.integers(0, 2**32),
     profile=st.sampled_from(sorted(PROFILES)),
     window=st.integers(1, MAX_WINDOW - 1),
@@ -95,9 +104,11 @@ def test_a_number_of_commands_wins_over_the_duration() -> None:
 )
 def test_a_client_parses_its_command_line_back_to_the_options(**values: object) -> None:
     options = ClientOptions(**values)  # type: ignore[arg-type]
-    argv = options.argv("pi1.0", "client.0", "roster.json")
+    argv = options.argv("pi1.0", "client.0", "roster.json", 5)
     parsed = vars(rdht_main._parser().parse_args(argv))
-    expected = {name: value for name, value in values.items() if name != "duration"}
+    assert parsed["rate"] == (options.target_rate / 5 or None)
+    elsewhere = ("duration", "target_rate")
+    expected = {name: value for name, value in values.items() if name not in elsewhere}
     expected["commands"] = options.commands or None
     if not options.commands:
         expected["duration"] = options.duration

@@ -1,19 +1,23 @@
 import threading
 import time
-from itertools import islice
+from collections.abc import Callable
+from itertools import islice, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rdht import records
 from rdht.coordinator import Command
-from rdht.errors import ConfigurationError, ConnectError, DeadlineError
+from rdht.errors import ConfigurationError, ConnectError, DeadlineError, RdhtError
+from rdht.execution import Outcome
 from rdht.messages import Operation
+from rdht.records import Histogram
 from rdht.replica import Entry
 from rdht.roster import Roster
-from rdht.session import Session
-from rdht.workload import START_TIMEOUT_S, ClientProcess, Parameters, classic_commands
+from rdht.session import Counters, Session
+from rdht.workload import START_TIMEOUT_S, ClientProcess, Pace, Parameters, classic_commands
 from tests.unit.rdht.table import KEY_RANGE, Table, wait_until
 
 BASE: dict[str, Any] = {
@@ -67,6 +71,124 @@ def test_a_mix_may_be_of_one_kind(get_ratio: float, operation: Operation) -> Non
     assert {command.operation for command in first(200, get_ratio=get_ratio)} == {operation}
 
 
+def test_at_a_fixed_rate_each_command_has_its_time() -> None:
+    chosen = parameters(rate_per_s=60.0)  # 20 a thread
+    pace = Pace(chosen, "c1", 0, 100.0)
+    times = [pace.begin_s(number) for number in range(40)]
+    assert 100 <= times[0] < 100.05
+    assert [later - one for one, later in pairwise(times)] == pytest.approx([0.05] * 39)
+    assert pace.due(102.0) == 40
+    assert (pace.due(100.0), pace.due(99.0)) == (0, 0)
+    assert Pace(chosen, "c1", 0, 100.0).begin_s(0) == times[0]
+    others = [Pace(chosen, "c1", 1, 100.0), Pace(chosen, "c2", 0, 100.0)]
+    assert times[0] not in {other.begin_s(0) for other in others}
+
+
+class SlowSession:
+    """Stands for a Session: each command takes as long as `takes_s` says by its number."""
+
+    def __init__(self, takes_s: Callable[[int], float]) -> None:
+        self.on_end: Callable[[Any], None]
+        self.lost: dict[str, RdhtError] = {}
+        self.number = 0
+        self._takes_s = takes_s
+
+    def __call__(self, *_: object, **_named: object) -> "SlowSession":
+        return self
+
+    def submit(self, commands: tuple[Command, ...], window: int, intended_s: float | None) -> None:
+        assert window == 1
+        begun_s = time.monotonic()
+        time.sleep(self._takes_s(self.number))
+        self.number += 1
+        result = SimpleNamespace(found=True)
+        began_s = begun_s if intended_s is None else intended_s
+        self.on_end(
+            SimpleNamespace(
+                commands=commands, outcome=Outcome.DONE, begun_s=began_s, results=lambda: [result]
+            )
+        )
+
+    def wait_until(self, time_s: float) -> None:
+        time.sleep(max(0.0, time_s - time.monotonic()))
+
+    def drain(self) -> None:
+        """All have ended."""
+
+    close = drain
+
+    def counters(self) -> Counters:
+        return Counters()
+
+
+def _slower_than(limit_us: int, latency: Histogram) -> int:
+    each = {bucket: Histogram({bucket: 1}, latency.max_us) for bucket in latency.counts}
+    return sum(
+        count
+        for bucket, count in latency.counts.items()
+        if (each[bucket].percentile(100) or 0) > limit_us
+    )
+
+
+@pytest.mark.parametrize(("rate_per_s", "least", "most"), [(100.0, 20, 90), (None, 1, 8)])
+def test_at_a_fixed_rate_all_that_a_stall_delays_have_waited(
+    roster: Roster,
+    monkeypatch: pytest.MonkeyPatch,
+    rate_per_s: float | None,
+    least: int,
+    most: int,
+) -> None:
+    stalls = SlowSession(lambda number: 0.4 if number == 10 else 0.0 if rate_per_s else 0.01)
+    monkeypatch.setattr("rdht.workload.Session", stalls)
+    limits = parameters(threads=1, commands=None, duration_s=1.0, rate_per_s=rate_per_s)
+    record = ClientProcess(roster, "c1", limits, trace=False).run(time.time(), ignore)
+    (thread,) = record.threads
+    assert least <= _slower_than(150_000, thread.latency()) <= most
+
+
+def test_a_fixed_rate_that_is_not_kept_up_with_is_said(
+    roster: Roster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rdht.workload.Session", SlowSession(lambda _: 0.02))
+    limits = parameters(threads=1, commands=None, duration_s=0.3, rate_per_s=1000.0)
+    record = ClientProcess(roster, "c1", limits, trace=False).run(time.time(), ignore)
+    (thread,) = record.threads
+    assert thread.commands + thread.not_begun == 300
+    assert 1 <= thread.commands <= 16
+    assert thread.ended_s < 10
+
+
+@pytest.mark.parametrize("window", [1, 8])
+def test_a_table_is_asked_at_a_fixed_rate(table: Table, window: int) -> None:
+    limits = parameters(
+        commands=None, duration_s=0.5, profile="fast", window=window, rate_per_s=120.0
+    )
+    record = ClientProcess(table.roster, "c1", limits, trace=False).run(time.time(), ignore)
+    assert not record.errors
+    for thread in record.threads:
+        assert thread.commands + thread.not_begun == 20
+        assert thread.latency().total == thread.commands > 0
+        assert thread.ended_s >= 0.45
+
+
+def test_a_warm_up_counts_for_nothing(table: Table) -> None:
+    limits = parameters(threads=1, commands=10, key_size=8, get_ratio=0.0, warmup_s=0.2)
+    client = ClientProcess(table.roster, "c1", limits, trace=False)
+    client.connect()
+    start_unix_s = time.time()
+    record = client.run(start_unix_s, ignore)
+    (thread,) = record.threads
+    assert record.started_unix_s == start_unix_s + 0.2
+    assert (thread.commands, thread.latency().total, sum(thread.completed)) == (10, 10, 10)
+    assert thread.messages_sent == thread.messages_received == 4 * 10
+    assert thread.connections == 3
+    assert 0 <= thread.started_s <= thread.ended_s
+    counted = {command.key for command in first(10, threads=1, key_size=8, get_ratio=0.0)}
+    keys = set(table.entries())
+    assert counted <= keys
+    assert len(keys) > len(counted)  # the warm-up's commands are its own
+
+
 def test_a_key_range_that_cannot_be_is_refused(roster: Roster) -> None:
     with pytest.raises(ConfigurationError, match="key range 2 is below the number of servers"):
         ClientProcess(roster, "c1", parameters(key_range=2), trace=False)
@@ -87,7 +209,7 @@ def test_a_run_of_counted_commands_records_each_of_them(
     start_unix_s = time.time() + 0.05
     record = client.run(start_unix_s, ignore)
     assert (record.client, record.profile) == ("c1", profile)
-    assert record.parameters == {**BASE, "profile": profile, "window": window}
+    assert record.parameters == vars(chosen)
     assert record.started_unix_s == start_unix_s
     assert not record.interrupted
     assert not record.lost
