@@ -107,6 +107,7 @@ def summarize(found: list[HostRecord], manifest: dict[str, Any]) -> dict[str, An
         "release": manifest["release"],
         "profile": found[0].record.profile,
         "window": found[0].record.parameters["window"],
+        "workload": found[0].record.parameters["workload"],
         "target_rate_per_s": _target_rate(found),
         "warmup_s": found[0].record.parameters["warmup_s"],
         "servers": len(manifest["servers"]),

@@ -207,7 +207,8 @@ def show_summary(screen: Screen, summary: dict[str, Any], hosts: list[dict[str, 
     screen.note(
         f"{summary['servers']} servers · {summary['clients']} clients"
         f" · {summary['threads']} threads · {summary['connections']} connections"
-        f" · {_profile(summary)} · all ran together for {summary['duration_s']} s"
+        f" · {summary['workload']} workload · {_profile(summary)}"
+        f" · all ran together for {summary['duration_s']} s"
         f" after {summary['warmup_s']:g} s of warm-up"
     )
     if rate := summary["target_rate_per_s"]:

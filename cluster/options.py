@@ -10,14 +10,19 @@ from cluster.roster import check_placement
 from rdht.limits import (
     MAX_KEY_BYTES,
     MAX_RATE_PER_S,
+    MAX_VALUE_BYTES,
     MAX_WARMUP_S,
     MAX_WINDOW,
 )
 from rdht.profiles import PROFILES
 from rdht.roster import DEFAULT_KEY_RANGE, Roster
+from rdht.ycsb import CLASSIC, DEFAULT_RECORDS, DEFAULT_VALUE_BYTES, WORKLOADS
 
 DATA_FOLDER = "data"  # in a run's folder on a host: what durable servers keep
 _KEY_SIZES = f"a number from 1 to {MAX_KEY_BYTES}"
+_SCANS = "ycsb-e"
+_OF_CLASSIC = ("key_size", "get_ratio")
+_OF_YCSB = ("records", "value_bytes")
 _MIN_RATE_PER_S = 0.001
 _RATES = f"a number from {_MIN_RATE_PER_S:g} to {MAX_RATE_PER_S:,g}"
 _WARMUPS = f"a number of seconds up to {MAX_WARMUP_S:g}"
@@ -54,6 +59,9 @@ class ServerOptions:
 class ClientOptions:
     """What every client is started with; each field is an option of `run` and `start-clients`."""
 
+    workload: str = _option(CLASSIC, f"what the clients do: {', '.join(WORKLOADS)}")
+    records: int = _option(DEFAULT_RECORDS, "of a YCSB workload, written before the clients start")
+    value_bytes: int = _option(DEFAULT_VALUE_BYTES, "in each record of a YCSB workload")
     threads: int = _option(8, "threads of each client")
     key_size: int = _option(4, "letters in a key")
     key_range: int = _option(DEFAULT_KEY_RANGE, "buckets that are shared out over the servers")
@@ -89,6 +97,13 @@ class ClientOptions:
             ),
             ("target-rate", self.target_rate, self._rate_can_be(), _RATES),
             ("warmup", self.warmup, 0 <= self.warmup <= MAX_WARMUP_S, _WARMUPS),
+            ("records", self.records, self.records >= 1, "a number from 1 on"),
+            (
+                "value-bytes",
+                self.value_bytes,
+                1 <= self.value_bytes <= MAX_VALUE_BYTES,
+                f"a number from 1 to {MAX_VALUE_BYTES:,}",
+            ),
             ("profile", self.profile, self.profile in PROFILES, " or ".join(sorted(PROFILES))),
             ("window", self.window, 1 <= self.window < MAX_WINDOW, _WINDOWS),
             ("seed", self.seed, self.seed is None or str(self.seed).isdecimal(), "a whole number"),
@@ -96,8 +111,32 @@ class ClientOptions:
             if not right:
                 why = f"--{option} {value} is not {expected}"
                 raise UsageError(why)
+        self._check_workload()
         check_placement(servers, self.key_range)
         return replace(self, seed=secrets.randbits(32) if self.seed is None else int(self.seed))
+
+    def _check_workload(self) -> None:
+        """Raise UsageError for a workload that is none, or an option that it has no use for."""
+        if self.workload not in WORKLOADS:
+            why = f"--workload {self.workload} is not {' or '.join(WORKLOADS)}"
+            if self.workload == _SCANS:
+                why += "; it scans keys in their order, and a hash table has none"
+            raise UsageError(why)
+        ours = self.workload == CLASSIC
+        for name in _OF_YCSB if ours else _OF_CLASSIC:
+            if getattr(self, name) != getattr(ClientOptions, name):
+                option = name.replace("_", "-")
+                whose = "a YCSB workload" if ours else "the classic workload"
+                why = f"--{option} is of {whose}: --workload {self.workload} has no use for it"
+                raise UsageError(why)
+
+    def argv_of_load(self, roster: str) -> list[str]:
+        """Return the command line that writes the workload's records."""
+        words = [
+            *("load", "--roster", roster, "--key-range", self.key_range, "--seed", self.seed),
+            *("--records", self.records, "--value-bytes", self.value_bytes),
+        ]
+        return [str(word) for word in words]
 
     def _rate_can_be(self) -> bool:
         return not self.target_rate or _MIN_RATE_PER_S <= self.target_rate <= MAX_RATE_PER_S
@@ -113,6 +152,8 @@ class ClientOptions:
             *("--threads", self.threads, "--key-size", self.key_size),
             *("--key-range", self.key_range, "--get-ratio", self.get_ratio),
             *length,
+            *("--workload", self.workload),
+            *("--records", self.records, "--value-bytes", self.value_bytes),
             *(["--rate", share] if share else []),
             *("--warmup", self.warmup),
             *("--seed", self.seed, "--start-file", "start.json"),

@@ -18,6 +18,7 @@ READY_TIMEOUT_S = 20.0
 START_DELAY_S = 1.0  # at least this long after the barrier opens, and
 START_DELAY_STEPS = 3  # as long as so many steps take, so that all hosts know the instant before
 STOP_TIMEOUT_S = 30.0
+LOAD_TIMEOUT_S = 3600.0
 ROSTER_FILE = "roster.json"
 _NO_ANSWER: dict[str, Any] = {"current": "release", "processes": []}
 
@@ -129,6 +130,17 @@ def ask_everywhere(operator: Operator, run: Run, argv: list[str]) -> None:
         if lost:
             results.failures[host] = HostError("; ".join(lost))
     results.require()
+
+
+def load(operator: Operator, run: Run, options: ClientOptions) -> None:
+    """Have the first host write the records of a YCSB workload."""
+    ask = {"run": run.name, "release": run.manifest["release"]}
+    call = Call(
+        "processes.ask",
+        {**ask, "argv": options.argv_of_load(ROSTER_FILE)},
+        timeout_s=LOAD_TIMEOUT_S,
+    )
+    operator.each("load", call, preview={}, hosts=operator.cluster.hosts[:1]).require()
 
 
 def start_clients(operator: Operator, run: Run, options: ClientOptions) -> None:

@@ -1,4 +1,4 @@
-"""The command line: python -m rdht server|client|get|put|delete|ping|status|verify."""
+"""The command line: python -m rdht server|client|get|put|delete|load|ping|status|verify."""
 
 import argparse
 import json
@@ -30,6 +30,7 @@ from rdht.scan import Digest
 from rdht.server import Server
 from rdht.transport import ClientConnection, read_json
 from rdht.workload import ClientProcess, Parameters
+from rdht.ycsb import CLASSIC, DEFAULT_RECORDS, DEFAULT_VALUE_BYTES, WORKLOADS, load_commands
 
 EXIT_FAILED = 1
 EXIT_NOT_FOUND = 1
@@ -99,6 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     length.add_argument(
         "--duration", type=_seconds, default=10.0, metavar="S", help="end after S s (default 10)"
     )
+    client.add_argument("--workload", choices=WORKLOADS, default=CLASSIC)
+    _add_records(client)
     client.add_argument(
         "--rate", type=_rate, metavar="R", help="commands a second (default: a closed loop)"
     )
@@ -129,11 +132,25 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("value")
         add_key_range(command)
 
+    load = add("load", _load, "Write the records of a YCSB workload; print their number as JSON.")
+    add_key_range(load)
+    _add_records(load)
+    load.add_argument("--seed", type=int, required=True, metavar="N")
+
     add("ping", _ping, "Connect to every server; print each round trip as JSON.")
     status = add("status", _status, "Print one server's figures as JSON.")
     status.add_argument("--name", required=True, help="the server's name in the roster")
     add("verify", _verify, "Compare all replicas; print what differs as JSON.")
     return parser
+
+
+def _add_records(command: argparse.ArgumentParser) -> None:
+    for name, default, text in (
+        ("--records", DEFAULT_RECORDS, "of a YCSB workload"),
+        ("--value-bytes", DEFAULT_VALUE_BYTES, "in each of its records"),
+    ):
+        shown = f"{text} (default %(default)s)"
+        command.add_argument(name, type=_count, default=default, metavar="N", help=shown)
 
 
 def _count(text: str) -> int:
@@ -234,6 +251,9 @@ def _run_client(arguments: argparse.Namespace) -> int:
         window=arguments.window,
         rate_per_s=arguments.rate,
         warmup_s=arguments.warmup,
+        workload=arguments.workload,
+        records=arguments.records,
+        value_bytes=arguments.value_bytes,
     )
     if not arguments.results.parent.is_dir():
         why = f"--results {arguments.results}: there is no folder {arguments.results.parent}"
@@ -274,6 +294,19 @@ def _run_command(arguments: argparse.Namespace) -> int:
                 return 0
     print(f"key {arguments.key!r} has no value", file=sys.stderr)
     return EXIT_NOT_FOUND
+
+
+def _load(arguments: argparse.Namespace) -> int:
+    """Write records by many commands at a time."""
+    records, value_bytes = arguments.records, arguments.value_bytes
+    with (
+        Client(arguments.roster, key_range=arguments.key_range, profile="fast") as client,
+        client.pipeline() as pipeline,
+    ):
+        for command in load_commands(records, value_bytes, arguments.seed):
+            pipeline.put(command.key, command.value)
+    print(json.dumps({"records": records}))
+    return 0
 
 
 def _ping(arguments: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rdht import ycsb
 from rdht.coordinator import Command
 from rdht.errors import ConfigurationError, DeadlineError, RdhtError
 from rdht.execution import Execution, Outcome
@@ -54,6 +55,9 @@ class Parameters:
     window: int  # commands of a thread in flight
     rate_per_s: float | None = None  # of all threads together; None is a closed loop
     warmup_s: float = 0.0  # before the start; nothing of it counts
+    workload: str = ycsb.CLASSIC
+    records: int = ycsb.DEFAULT_RECORDS  # of a YCSB workload, as is the next
+    value_bytes: int = ycsb.DEFAULT_VALUE_BYTES
 
 
 class Pace:
@@ -73,6 +77,19 @@ class Pace:
     def due(self, end_s: float) -> int:
         """Return how many commands are to begin before a time."""
         return max(0, math.ceil((end_s - self._first_s) / self.interval_s))
+
+
+def commands_of(parameters: Parameters, client: str, thread: int) -> Iterator[Command]:
+    """Yield the commands of one thread of the chosen workload."""
+    if parameters.workload == ycsb.CLASSIC:
+        return classic_commands(parameters, client, thread)
+    return ycsb.commands(
+        parameters.workload,
+        parameters.records,
+        parameters.value_bytes,
+        parameters.seed,
+        f"{client}/{thread}",
+    )
 
 
 def classic_commands(parameters: Parameters, client: str, thread: int) -> Iterator[Command]:
@@ -182,12 +199,18 @@ class ClientProcess:
         }
 
     def _run_thread(self, start_s: float, session: Session, record: ThreadRecord) -> None:
+        parameters, thread = self._parameters, record.thread
+        begin_s = start_s - parameters.warmup_s
+        self._stop.wait(max(0.0, begin_s - time.monotonic()))
+        record.started_s = max(0.0, time.monotonic() - start_s)
+        session.on_end = functools.partial(_count, record, start_s)
         try:
-            if self._parameters.warmup_s:
-                self._warm_up(start_s, session, record.thread)
-            self._stop.wait(max(0.0, start_s - time.monotonic()))
-            record.started_s = time.monotonic() - start_s
-            self._loop(start_s, self._end_s(start_s), session, record)
+            if begin_s < start_s:  # with commands of its own, which are in flight when it ends
+                self._loop(session, thread, f"{self._name}/warm-up", (begin_s, start_s), begin_s)
+                self._before[thread] = session.counters()
+            end_s = math.inf if parameters.duration_s is None else start_s + parameters.duration_s
+            record.not_begun = self._loop(session, thread, self._name, (start_s, end_s))
+            session.drain()
         except RdhtError as error:
             _logger.error("%s", error)  # noqa: TRY400 - the text says it all
             self._errors.append(str(error))
@@ -204,51 +227,39 @@ class ClientProcess:
         since = {name: value - getattr(before, name) for name, value in asdict(now).items()}
         return Counters(**{**since, "connections": now.connections})
 
-    def _end_s(self, start_s: float) -> float:
-        duration_s = self._parameters.duration_s
-        return math.inf if duration_s is None else start_s + duration_s
-
-    def _warm_up(self, start_s: float, session: Session, thread: int) -> None:
-        """Run commands until `start_s` that nobody counts."""
-        begin_s = start_s - self._parameters.warmup_s
-        self._stop.wait(max(0.0, begin_s - time.monotonic()))
-        self._loop(begin_s, start_s, session, ThreadRecord(thread), is_warm_up=True)
-        self._before[thread] = session.counters()
-
     def _loop(
         self,
-        start_s: float,
-        end_s: float,
         session: Session,
-        record: ThreadRecord,
-        *,
-        is_warm_up: bool = False,
-    ) -> None:
-        """Run commands until the end is reached."""
-        parameters = self._parameters
-        limit = None if is_warm_up else parameters.commands
-        thread = record.thread
-        client = f"{self._name}/warm-up" if is_warm_up else self._name  # has commands of its own
-        commands = classic_commands(parameters, client, thread)
-        pace = Pace(parameters, client, thread, start_s) if parameters.rate_per_s else None
-        session.on_end = functools.partial(_count, record, start_s)
+        thread: int,
+        stream: str,
+        span: tuple[float, float],
+        stamp_s: float | None = None,
+    ) -> int:
+        """Begin the commands of a stream between two times; return how many were due and were not.
+
+        `stamp_s` marks them as begun then; without, they are what is limited to a number.
+        """
+        parameters, (begin_s, end_s) = self._parameters, span
+        limit = parameters.commands if stamp_s is None else None
+        commands = commands_of(parameters, stream, thread)
+        pace = Pace(parameters, stream, thread, begin_s) if parameters.rate_per_s else None
         begun = 0
-        intended_s = None
-        while time.monotonic() < end_s and begun != limit and not self._stop.is_set():
-            if pace:
-                intended_s = pace.begin_s(begun)
-                if time.monotonic() < intended_s:
-                    session.wait_until(min(intended_s, end_s, time.monotonic() + _POLL_S))
-                    continue
+        while (now_s := time.monotonic()) < end_s and begun != limit and not self._stop.is_set():
+            intended_s = pace.begin_s(begun) if pace else stamp_s
+            if pace and intended_s and now_s < intended_s:
+                session.wait_until(min(intended_s, end_s, now_s + _POLL_S))
+                continue
             session.submit((next(commands),), parameters.window, intended_s)
             begun += 1
-        session.drain()
         if pace and limit is None and not self._stop.is_set():
-            record.not_begun = pace.due(end_s) - begun
+            return pace.due(end_s) - begun
+        return 0
 
 
 def _count(record: ThreadRecord, start_s: float, execution: Execution) -> None:
-    """Put down how a command has ended."""
+    """Put down how a command has ended, unless it is one of the warm-up."""
+    if execution.begun_s < start_s:
+        return
     (command,) = execution.commands
     if execution.outcome is Outcome.DONE:
         done_s = time.monotonic()

@@ -46,7 +46,9 @@ def test_a_number_of_commands_ends_the_clients_and_a_seed_chooses_the_same(
 def test_several_servers_and_clients_a_host(idle: Checkout, edited: Edit) -> None:
     edited("defaults:\n", "defaults:\n  clients_per_host: 2\n")
     edited("  pi1:\n", "  pi1:\n    servers_per_host: 2\n")
-    summary = idle.json("run", "--commands", "20", "--threads", "1", "--warmup", "0")
+    words = ["--workload", "ycsb-a", "--records", "30", "--value-bytes", "500"]
+    summary = idle.json("run", "--commands", "20", "--threads", "1", *words)
+    assert summary["replicas"] == {"keys": 30, "key_range": 10_000, "differing": []}
     assert (summary["servers"], summary["clients"], summary["connections"]) == (6, 10, 60)
     assert summary["replicas"]["differing"] == []
     kept = {path.name for path in (idle.folder / "logs" / "latest" / "hosts" / "pi1").iterdir()}

@@ -43,6 +43,7 @@ LAYERS = [
     "rdht.session",
     "rdht.client",
     "rdht.server",
+    "rdht.ycsb",
     "rdht.workload",
     "rdht",
     "rdht.__main__",
@@ -63,6 +64,7 @@ FOR_CLUSTER = {
         "rdht.records",
         "rdht.ring",
         "rdht.roster",
+        "rdht.ycsb",
     ),
 }
 

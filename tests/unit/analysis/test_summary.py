@@ -23,6 +23,7 @@ PARAMETERS: dict[str, Any] = {
     "threads": 2,
     "seed": 1,
     "window": 32,
+    "workload": "classic",
     "rate_per_s": None,
     "warmup_s": 1.0,
 }

@@ -187,6 +187,7 @@ def summary() -> dict[str, Any]:
         "profile": "classic",
         "window": 1,
         "duration_s": 10.0,
+        "workload": "ycsb-a",
         "warmup_s": 1.0,
         "target_rate_per_s": None,
         "not_begun": 0,
@@ -222,7 +223,7 @@ def test_a_summary_has_a_row_a_host_and_one_for_the_cluster(
         *("16", "12,345", "1,234.5", "400", "600", "900", "1,200", "5,000", "3", "0", "1")
     ]
     assert "2 servers · 2 clients · 16 threads · 32 connections" in out
-    assert "classic profile, window 1" in out
+    assert "ycsb-a workload · classic profile, window 1" in out
     assert "10.0 s after 1 s of warm-up" in out
     assert "closed loop" in out
     assert "keep up" not in out

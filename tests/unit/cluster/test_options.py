@@ -15,8 +15,9 @@ from cluster.errors import UsageError
 from cluster.inventory import Cluster
 from cluster.options import ClientOptions, ServerOptions
 from cluster.roster import roster
-from rdht.limits import MAX_WINDOW
+from rdht.limits import MAX_VALUE_BYTES, MAX_WINDOW
 from rdht.profiles import PROFILES
+from rdht.ycsb import WORKLOADS
 
 
 def test_every_option_explains_itself() -> None:
@@ -51,6 +52,10 @@ def test_the_defaults_are_right(make_cluster: Callable[..., Cluster]) -> None:
         ("warmup", -1.0, "warmup"),
         ("warmup", 61.0, "warmup"),
         ("warmup", math.nan, "warmup"),
+        ("workload", "ycsb-e", "workload"),
+        ("records", 0, "records"),
+        ("value_bytes", 0, "value-bytes"),
+        ("value_bytes", MAX_VALUE_BYTES + 1, "value-bytes"),
         ("profile", "clasic", "profile"),
         ("window", 0, "window"),
         ("window", MAX_WINDOW, "window"),
@@ -64,6 +69,29 @@ def test_a_wrong_option_is_named_with_its_value(
 ) -> None:
     options = dataclasses.replace(ClientOptions(), **{name: value})
     with pytest.raises(UsageError, match=rf"^--{option} {value} is not "):
+        options.checked(roster(make_cluster()))
+
+
+def test_a_workload_that_cannot_be_here_says_why(make_cluster: Callable[..., Cluster]) -> None:
+    with pytest.raises(UsageError, match="scans keys in their order, and a hash table has none"):
+        ClientOptions(workload="ycsb-e").checked(roster(make_cluster()))
+
+
+@pytest.mark.parametrize(
+    ("workload", "name", "value", "whose"),
+    [
+        ("classic", "records", 5, "a YCSB workload"),
+        ("classic", "value_bytes", 5, "a YCSB workload"),
+        ("ycsb-a", "key_size", 5, "the classic workload"),
+        ("ycsb-a", "get_ratio", 0.5, "the classic workload"),
+    ],
+)
+def test_an_option_that_a_workload_has_no_use_for_is_refused(
+    make_cluster: Callable[..., Cluster], workload: str, name: str, value: Any, whose: str
+) -> None:
+    options = dataclasses.replace(ClientOptions(workload=workload), **{name: value})
+    option = name.replace("_", "-")
+    with pytest.raises(UsageError, match=rf"^--{option} is of {whose}: --workload {workload} "):
         options.checked(roster(make_cluster()))
 
 
@@ -95,6 +123,9 @@ def test_a_number_of_commands_wins_over_the_duration() -> None:
     get_ratio=st.floats(0, 1),
     commands=st.integers(0, 10**9),
     duration=st.floats(0, 1e9, exclude_min=True),
+    workload=st.sampled_from(WORKLOADS),
+    records=st.integers(1, 10**9),
+    value_bytes=st.integers(1, MAX_VALUE_BYTES),
     target_rate=st.just(0.0) | st.floats(0.001, 1e6),
     warmup=st.floats(0, 60),
     seed=st.integers(0, 2**32),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rdht import __main__, records
+from rdht.ycsb import key_of
 from tests.unit.rdht.table import KEY_RANGE, Table
 
 Run = Callable[..., tuple[int, str, str]]
@@ -108,6 +109,23 @@ def test_the_status_of_a_server_is_json(run: Run) -> None:
         1,
         "rdht status: the roster names no server 's9'; it names s0, s1, s2\n",
     )
+
+
+def test_the_records_of_a_workload_are_written(run: Run, table: Table) -> None:
+    words = [
+        "--key-range",
+        str(KEY_RANGE),
+        "--records",
+        "30",
+        "--value-bytes",
+        "2000",
+        "--seed",
+        "7",
+    ]
+    assert run("load", *words)[:2] == (0, '{"records": 30}\n')
+    entries = table.entries()
+    assert set(entries) == set(map(key_of, range(30)))
+    assert {len(entry.value or b"") for entry in entries.values()} == {2000}
 
 
 def test_verify_tells_what_differs(run: Run, table: Table) -> None:

@@ -180,9 +180,11 @@ def test_a_warm_up_counts_for_nothing(table: Table) -> None:
     (thread,) = record.threads
     assert record.started_unix_s == start_unix_s + 0.2
     assert (thread.commands, thread.latency().total, sum(thread.completed)) == (10, 10, 10)
-    assert thread.messages_sent == thread.messages_received == 4 * 10
+    # Of the warm-up's last command, which was in flight at the start, some may be counted.
+    assert 4 * 10 <= thread.messages_sent <= 4 * 11
+    assert 4 * 10 <= thread.messages_received <= 4 * 11
+    assert thread.started_s == 0
     assert thread.connections == 3
-    assert 0 <= thread.started_s <= thread.ended_s
     counted = {command.key for command in first(10, threads=1, key_size=8, get_ratio=0.0)}
     keys = set(table.entries())
     assert counted <= keys
@@ -321,7 +323,8 @@ def test_a_run_survives_a_server_that_comes_back(
             table.crash("s1")
             table.start("s1")
             table.wait_served()
-        if len(counts) > 4 and counts[-1] > counts[3] + 50:
+        is_back = not any(session.lost for session in client._sessions)
+        if len(counts) > 4 and counts[-1] > counts[3] + 50 and is_back:
             client.stop()
 
     record = client.run(time.time(), report)
