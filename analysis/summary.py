@@ -2,10 +2,12 @@
 
 import csv
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis import physics
 from rdht import records
 from rdht.errors import ConfigurationError
 from rdht.records import SLOT_S, ClientRecord, Histogram, ThreadRecord
@@ -78,10 +80,26 @@ def assemble(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Write a run's summary.json and threads.csv; return the summary and a row a host."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     found = read_run(folder)
+    samples = physics.read_samples(folder)
+    hosts = {
+        host: physics.host_figures(physics.within(rows, *_span(found, host)))
+        for host, rows in samples.items()
+    }
     summary = summarize(found, manifest)
+    summary |= {"hosts": hosts, "marks": physics.marks(hosts), "busiest": physics.busiest(hosts)}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     _write_csv(folder / "threads.csv", thread_rows(found))
     return summary, host_rows(found)
+
+
+def _span(found: list[HostRecord], host: str) -> tuple[float, float]:
+    """Return when a host's clients began what counts and when they ended, by its own clock."""
+    records = [row.record for row in found if row.host == host]
+    begins = [record.started_unix_s for record in records]
+    ends = [
+        record.started_unix_s + thread.ended_s for record in records for thread in record.threads
+    ]
+    return min(begins, default=-math.inf), max(ends, default=math.inf)
 
 
 def is_complete(summary: dict[str, Any]) -> bool:

@@ -215,6 +215,10 @@ def show_summary(screen: Screen, summary: dict[str, Any], hosts: list[dict[str, 
         screen.note(f"fixed rate of {rate:,g} commands/s: latencies are from the intended start")
     else:
         screen.note("closed loop: latencies are of the commands that there was room for")
+    if busiest := summary["busiest"]:
+        limit = ": that was the limit" if busiest["is_full"] else ""
+        used = f"{busiest['cpu_busy']:.0%} of its processor{limit}"
+        screen.note(f"busiest host: {busiest['host']}, {used}")
     if late := summary["not_begun"]:
         due = late + summary["commands"]
         screen.warn(
@@ -237,6 +241,8 @@ def show_flaws(screen: Screen, summary: dict[str, Any]) -> None:
             screen.warn(f"{client} lost server {server}: {why}")
     for error in summary["errors"]:
         screen.warn(error)
+    for mark in summary["marks"]:
+        screen.warn(f"{mark}; so take these figures with care")
 
 
 def _profile(summary: dict[str, Any]) -> str:

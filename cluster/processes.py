@@ -1,5 +1,6 @@
 """Servers and clients on the hosts: start, wait, stop, ask."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ START_DELAY_STEPS = 3  # as long as so many steps take, so that all hosts know t
 STOP_TIMEOUT_S = 30.0
 LOAD_TIMEOUT_S = 3600.0
 ROSTER_FILE = "roster.json"
+SAMPLES = "samples.jsonl"  # in a run's folder: a line a host and second
 _NO_ANSWER: dict[str, Any] = {"current": "release", "processes": []}
 
 
@@ -178,18 +180,20 @@ def start_clients(operator: Operator, run: Run, options: ClientOptions) -> None:
 def wait_for_clients(
     operator: Operator, run: Run, duration_s: float | None
 ) -> tuple[list[str], dict[str, HostError]]:
-    """Show the clients' progress until all have ended.
+    """Show the clients' progress until all have ended; keep samples of how the hosts are.
 
     Returns a line for each process that died, and the hosts that could not be asked.
     """
     names = [host.name for host in operator.cluster.hosts if host.clients_per_host]
-    watch = Call("processes.watch", {"run": run.name}, timeout_s=None)
+    watch = Call("watch.watch", {"run": run.name}, timeout_s=None)
     with operator.screen.running(names, duration_s) as view:
 
         def report(host: str, document: dict[str, Any]) -> None:
             view.update(host, document["progress"])
+            samples.write(json.dumps({"host": host, **document["sample"]}) + "\n")
 
-        watched = operator.each("watch", watch, preview={}, report=report)
+        with run.appending(SAMPLES) as samples:
+            watched = operator.each("watch", watch, preview={}, report=report)
     status = Call("processes.status", {"run": run.name})
     ended = operator.each("status", status, preview=_NO_ANSWER)
     deaths = [

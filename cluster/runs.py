@@ -1,13 +1,14 @@
 """A run's folder: logs/<run>/ with a manifest that is written as the run goes."""
 
 import json
+import os
 import secrets
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cluster.errors import ClusterError, UsageError
 from cluster.inventory import Cluster
@@ -38,6 +39,16 @@ class Run:
         self.manifest |= fields
         if self.folder.is_dir():
             write_json(self.folder / MANIFEST, self.manifest)
+
+    @contextmanager
+    def appending(self, name: str) -> Iterator[IO[str]]:
+        """Open a file of the run's folder to add lines, each kept as soon as it is written.
+
+        On a dry run there is no folder, and nothing is kept.
+        """
+        path = self.folder / name if self.folder.is_dir() else Path(os.devnull)
+        with path.open("a", encoding="utf-8", buffering=1) as lines:
+            yield lines
 
     @contextmanager
     def step(self, step: str) -> Iterator[None]:

@@ -35,13 +35,13 @@ COMMANDS = {
     "processes.start",
     "processes.status",
     "processes.stop",
-    "processes.watch",
     "releases.flip",
     "releases.probe",
     "releases.stage",
     "releases.unlock",
     "secret.put",
     "setup.prepare",
+    "watch.watch",
 }
 
 

@@ -5,12 +5,20 @@ import platform
 import selectors
 import shutil
 import socket
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
-from rdht.node.host import Folders, boot_id, is_alive, records, secret_digest
+from rdht.node.host import (
+    Folders,
+    boot_id,
+    is_alive,
+    read_text,
+    records,
+    secret_digest,
+    temperature,
+    throttled,
+)
 
 REACH_TIMEOUT_S = 4.0  # and REACH_PER_PEER_S for each: not all hosts begin at one instant
 REACH_PER_PEER_S = 0.1
@@ -31,9 +39,9 @@ def facts(folders: Folders, _arguments: dict[str, Any], _payload: bytes) -> dict
         "memory_free_bytes": _memory_free(),
         "disk_free_bytes": disk.free,
         "load_1min": os.getloadavg()[0],
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "temperature_c": _temperature(),
-        "throttled": _throttled(),
+        "governor": read_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "temperature_c": temperature(),
+        "throttled": throttled(),
         "network": _network(),
         "time_unix_s": time.time(),
     }
@@ -112,52 +120,29 @@ def _welcome(listener: socket.socket) -> set[bytes]:
             return set()
 
 
-def _read(path: str) -> str | None:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").strip("\0\n ")
-    except OSError:
-        return None
-
-
 def _model() -> str | None:
     """Return the board's name (a Pi tells it), else the processor's."""
-    board = _read("/proc/device-tree/model")
+    board = read_text("/proc/device-tree/model")
     names = [
         line.partition(":")[2].strip()
-        for line in (_read("/proc/cpuinfo") or "").splitlines()
+        for line in (read_text("/proc/cpuinfo") or "").splitlines()
         if line.startswith("model name")
     ]
     return board or (names[0] if names else None)
 
 
 def _memory_free() -> int | None:
-    for line in (_read("/proc/meminfo") or "").splitlines():
+    for line in (read_text("/proc/meminfo") or "").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return None
-
-
-def _temperature() -> float | None:
-    text = _read("/sys/class/thermal/thermal_zone0/temp")
-    return int(text) / 1000 if text else None
-
-
-def _throttled() -> str | None:
-    """Return a Pi's throttling bits as `vcgencmd` prints them."""
-    program = shutil.which("vcgencmd")
-    if program is None:
-        return None
-    done = subprocess.run(
-        [program, "get_throttled"], capture_output=True, text=True, timeout=5, check=False
-    )
-    return done.stdout.strip().partition("=")[2] or None
 
 
 def _network() -> dict[str, dict[str, str | None]]:
     """Return speed (Mbit/s) and duplex of each physical interface that has a link."""
     interfaces = {}
     for path in sorted(Path("/sys/class/net").iterdir()):
-        if (path / "device").exists() and _read(f"{path}/carrier") == "1":
-            speed, duplex = _read(f"{path}/speed"), _read(f"{path}/duplex")
+        if (path / "device").exists() and read_text(f"{path}/carrier") == "1":
+            speed, duplex = read_text(f"{path}/speed"), read_text(f"{path}/duplex")
             interfaces[path.name] = {"speed_mbit": speed, "duplex": duplex}
     return interfaces

@@ -17,6 +17,7 @@ import os
 import pwd
 import shutil
 import stat
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -172,3 +173,28 @@ def records(folders: Folders, run: str | None = None) -> list[dict[str, Any]]:
     """Return the record of each process that a run had here, or that all runs had."""
     paths = sorted(folders.runs.glob(f"{run or '*'}/*.process.json"))
     return [record for record in map(read_json, paths) if record and record.keys() >= IDENTITY]
+
+
+def read_text(path: str) -> str | None:
+    """Return what a file of the system says, stripped; None if it is not there."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip("\0\n ")
+    except OSError:
+        return None
+
+
+def temperature() -> float | None:
+    """Return the processor's temperature in degrees Celsius."""
+    text = read_text("/sys/class/thermal/thermal_zone0/temp")
+    return int(text) / 1000 if text else None
+
+
+def throttled() -> str | None:
+    """Return a Pi's throttling bits as `vcgencmd` prints them."""
+    program = shutil.which("vcgencmd")
+    if program is None:
+        return None
+    done = subprocess.run(
+        [program, "get_throttled"], capture_output=True, text=True, timeout=5, check=False
+    )
+    return done.stdout.strip().partition("=")[2] or None

@@ -36,7 +36,6 @@ TAIL_BYTES = 16 * 1024
 START_FILE = "start.json"
 LINGER = Path("/var/lib/systemd/linger")
 RUN_USER = Path("/run/user")
-_POLL_S = 0.25  # a watching step must not take the time of what it watches
 
 
 def start(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[str, Any]:
@@ -131,20 +130,6 @@ def go(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[str
 def ask(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[str, Any]:
     """Run a subcommand of `python -m rdht` that prints JSON about the servers of a run."""
     return _rdht(folders, arguments["release"], arguments["run"], arguments["argv"])
-
-
-def watch(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[str, Any]:
-    """Print what the run's clients report, as a line of JSON a second, while any is alive."""
-    folder = folders.run(arguments["run"])
-    clients = [row for row in records(folders, arguments["run"]) if row["role"] == "client"]
-    next_s = time.monotonic()
-    while any(is_alive(record) for record in clients):
-        if time.monotonic() >= next_s:
-            next_s += 1.0
-            progress = [read_json(folder / f"{record['file']}.progress.json") for record in clients]
-            print(json.dumps({"progress": [row for row in progress if row]}), flush=True)
-        time.sleep(_POLL_S)
-    return {}
 
 
 def _results_name(record: dict[str, Any]) -> str:

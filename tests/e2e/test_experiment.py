@@ -28,6 +28,10 @@ def test_the_tasks_chain_to_a_whole_experiment(idle: Checkout) -> None:
     with (idle.folder / "logs" / "latest" / "threads.csv").open(encoding="utf-8") as table:
         rows = list(csv.DictReader(table))
     assert len(rows) == 40
+    assert set(summary["hosts"]) == set(idle.ports())
+    for host, figures in summary["hosts"].items():
+        assert 0 < figures["cpu_busy"] <= 1
+        assert set(figures["processes_cores"]) == {f"server {host}", f"client {host}"}
     assert sum(int(row["commands"]) for row in rows) == summary["commands"]
     steps = [step["step"] for step in idle.manifest()["steps"]]
     assert steps == ["facts", "start-servers", "start-clients"]

@@ -281,12 +281,32 @@ def collected(tmp_path: Path) -> Callable[[list[HostRecord]], Path]:
     return write
 
 
+def test_only_what_a_host_did_while_the_figures_were_taken_counts(
+    collected: Callable[[list[HostRecord]], Path],
+) -> None:
+    thread = ThreadRecord(0, ended_s=3.0)
+    folder = collected([HostRecord("pi1", client(thread, started_unix_s=100.0))])
+    counters = dict.fromkeys(("segments_sent", "segments_sent_again"), 0)
+    state = dict.fromkeys(("clock_khz", "temperature_c", "throttled"))
+    rest: dict[str, Any] = {"processes_cpu_s": {}, "network": {}, **counters, **state}
+    with (folder / "samples.jsonl").open("w", encoding="utf-8") as samples:
+        for second in range(98, 106):
+            busy = max(0, min(second, 103) - 100)  # from the start to the end, and only then
+            cpu = {"busy": busy, "idle": second - busy, "stolen": 0}
+            row = {"host": "pi1", "time_unix_s": second, "cpu_s": cpu, **rest}
+            samples.write(json.dumps(row) + "\n")
+    figures, _ = summary.assemble(folder)
+    assert figures["hosts"]["pi1"]["watched_s"] == 3
+    assert figures["busiest"] == {"host": "pi1", "cpu_busy": 1.0, "is_full": True}
+
+
 def test_assembling_writes_what_it_returns(
     collected: Callable[[list[HostRecord]], Path], found: list[HostRecord]
 ) -> None:
     folder = collected(found)
     figures, rows = summary.assemble(folder)
-    assert figures == summary.summarize(found, MANIFEST)
+    nobody_watched: dict[str, Any] = {"hosts": {}, "marks": [], "busiest": None}
+    assert figures == summary.summarize(found, MANIFEST) | nobody_watched
     assert rows == summary.host_rows(found)
     assert json.loads((folder / "summary.json").read_text(encoding="utf-8")) == figures
     with (folder / "threads.csv").open(newline="", encoding="utf-8") as source:

@@ -191,6 +191,8 @@ def summary() -> dict[str, Any]:
         "warmup_s": 1.0,
         "target_rate_per_s": None,
         "not_begun": 0,
+        "marks": [],
+        "busiest": {"host": "pi2", "cpu_busy": 0.514, "is_full": False},
         "missing_clients": [],
         "interrupted": False,
         "lost": {},
@@ -226,6 +228,8 @@ def test_a_summary_has_a_row_a_host_and_one_for_the_cluster(
     assert "ycsb-a workload · classic profile, window 1" in out
     assert "10.0 s after 1 s of warm-up" in out
     assert "closed loop" in out
+    assert "busiest host: pi2, 51% of its processor" in out
+    assert "limit" not in out
     assert "keep up" not in out
     assert "99 keys, equal on both replicas" in out
 
@@ -237,6 +241,8 @@ def test_a_summary_says_what_is_wrong_with_the_run(
     summary["errors"] = ["pi1: client pi1: a defect"]
     summary["missing_clients"] = ["pi9"]
     summary["interrupted"] = True
+    summary["marks"] = ["pi1, pi2: throttled (0x1): look at power supply and cooling"]
+    summary["busiest"] |= {"cpu_busy": 0.97, "is_full": True}
     summary["replicas"]["differing"] = [{"key": "a"}]
     show_summary(Screen(), summary, [host_row])
     out = capsys.readouterr().out
@@ -245,6 +251,8 @@ def test_a_summary_says_what_is_wrong_with_the_run(
     assert "pi9" in out
     assert "interrupted" in out
     assert "1 DIFFER" in out
+    assert "pi1, pi2: throttled (0x1): look at power supply and cooling; so take" in out
+    assert "97% of its processor: that was the limit" in out
 
 
 def test_a_summary_says_of_a_fixed_rate_whether_it_was_kept_up_with(

@@ -157,6 +157,7 @@ def test_the_sources_come_in_the_order_of_their_imports(
         "processes": Call("processes.status"),
         "secret": Call("secret.put", {"replaces": None}, secret="a text"),
         "setup": Call("setup.prepare"),
+        "watch": Call("watch.watch", {"run": "none"}),
     }
     assert isinstance(here(harmless[module]), dict)
 

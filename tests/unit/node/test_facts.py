@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rdht.node import facts
+from rdht.node import facts, host
 from rdht.node.host import Folders, boot_id
 
 HERE = "127.0.0.1"
@@ -52,7 +52,8 @@ def test_what_a_host_has_no_reading_of_is_none(
     folders: Folders, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(facts, "_read", lambda _: None)
+    for module in (facts, host):
+        monkeypatch.setattr(module, "read_text", lambda _: None)
     found = facts.facts(folders, {}, b"")
     for name in ("model", "memory_free_bytes", "governor", "temperature_c", "throttled"):
         assert found[name] is None, name
@@ -70,7 +71,8 @@ def test_a_pi_tells_its_board_its_temperature_and_its_throttling(
         "/sys/class/thermal/thermal_zone0/temp": "61842",
         "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "ondemand",
     }
-    monkeypatch.setattr(facts, "_read", readings.get)
+    for module in (facts, host):
+        monkeypatch.setattr(module, "read_text", readings.get)
     found = facts.facts(folders, {}, b"")
     assert found["model"] == "Raspberry Pi 3 Model B Rev 1.2"
     assert found["temperature_c"] == pytest.approx(61.842)

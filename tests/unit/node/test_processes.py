@@ -398,34 +398,6 @@ def test_go_writes_the_instant_for_the_clients(folders: Folders) -> None:
     assert read_json(folders.run(RUN) / "start.json") == {"start_unix_s": 12.5}
 
 
-def test_watch_reports_while_a_client_runs_and_ends_with_it(
-    folders: Folders,
-    release: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    start(folders, process("serve"), process("serve", role="client"))
-    progress = folders.run(RUN) / "client.progress.json"
-    progress.write_text('{"commands": 17}', encoding="utf-8")
-
-    def end_the_client(_: float) -> None:
-        stop(folders, "client")
-
-    monkeypatch.setattr("rdht.node.processes.time.sleep", end_the_client)
-    assert processes.watch(folders, {"run": RUN}, b"") == {}
-    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
-        {"progress": [{"commands": 17}]}
-    ]
-
-
-def test_watch_of_a_run_without_clients_ends_at_once(
-    folders: Folders, release: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    start(folders, process("serve"))
-    assert processes.watch(folders, {"run": RUN}, b"") == {}
-    assert capsys.readouterr().out == ""
-
-
 def test_a_run_goes_on_in_its_folder_after_a_reboot(folders: Folders, release: Path) -> None:
     start(folders, process("serve", "pi1.0"), process("serve", "pi1.1"))
     survivor = record_of(folders, "server.0")  # its pid is used again, by a process as old as it
