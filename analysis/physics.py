@@ -50,7 +50,7 @@ def host_figures(samples: list[_Sample]) -> dict[str, Any]:
         },
         "clock_khz_min": min(_seen(samples, "clock_khz"), default=None),
         "temperature_c_max": max(_seen(samples, "temperature_c"), default=None),
-        "throttled": sorted({bits for bits in _seen(samples, "throttled") if int(bits, 16) & _NOW}),
+        "throttled": _throttled(_seen(samples, "throttled")),
         "dropped": sum(
             (card[name] or 0) - (first["network"][card_name][name] or 0)
             for card_name, card in last["network"].items()
@@ -59,6 +59,12 @@ def host_figures(samples: list[_Sample]) -> dict[str, Any]:
         ),
         "sent_again": None if sent is None or again is None else _share(again, sent),
     }
+
+
+def _throttled(seen: list[str]) -> list[str]:
+    """Return the bits of the samples in which a Pi was throttled, or had been since the first."""
+    before = int(seen[0], 16) if seen else 0
+    return sorted({bits for bits in seen if int(bits, 16) & (_NOW | ~before)})
 
 
 def _grown(first: _Sample, last: _Sample, name: str) -> int | None:
@@ -98,9 +104,21 @@ def _doubts(figures: dict[str, Any]) -> list[str]:
 
 
 def busiest(hosts: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the host whose processor was busiest, and whether it was full; None if unknown."""
+    """Return the host whose processor was busiest, and the process that was; None if unknown.
+
+    `limit` says which of them could do no more: a process of Python uses no more than a core.
+    """
     shares = {host: row["cpu_busy"] for host, row in hosts.items() if row["cpu_busy"] is not None}
     if not shares:
         return None
     host = max(shares, key=lambda name: shares[name])
-    return {"host": host, "cpu_busy": shares[host], "is_full": shares[host] >= FULL_SHARE}
+    cores = {
+        f"{name} on {host}": used or 0.0
+        for host, row in hosts.items()
+        for name, used in row["processes_cores"].items()
+    }
+    process = max(cores, key=lambda name: cores[name], default=None)
+    limit = host if shares[host] >= FULL_SHARE else None
+    if limit is None and process and cores[process] >= FULL_SHARE:
+        limit = process
+    return {"host": host, "cpu_busy": shares[host], "process": process, "limit": limit}

@@ -111,9 +111,12 @@ def cluster_task(takes: type | None = None, **texts: str) -> Callable[[Callable[
                 if takes:
                     values = {field.name: named.pop(field.name) for field in taken}
                     named["options"] = takes(**values)
-                # BEFORE the operator's first thread starts; a dry run connects to nothing.
-                with namespace.inside(None if dry_run else cluster.network_namespace):
-                    return body(Operator(cluster, screen, dry_run=dry_run), **named)
+                operator = Operator(cluster, screen, dry_run=dry_run)
+                if dry_run:  # connects to nothing
+                    return body(operator, **named)
+                # BEFORE the operator's first thread starts.
+                with namespace.inside(cluster.network_namespace):
+                    return body(operator, **named)
 
             _finish(Screen(json=json), act)
 

@@ -59,7 +59,11 @@ def join(pid: int) -> None:
         finally:
             os.close(keeper)
     except OSError as error:
-        why = f"no way into the namespaces of process {pid}: {error.strerror}"
+        why = (
+            f"no way into the namespaces of process {pid}: {error.strerror}. If it is gone, fab "
+            "lab.up --kind netns makes the lab anew; if this command has done something on another "
+            "cluster before, type the rest as a command of its own"
+        )
         raise ClusterError(why) from error
     _confined = True
     os.chdir(here)
@@ -85,7 +89,10 @@ def _enter(namespace: Path) -> None:
 
 def _keeper(namespace: Path) -> int | None:
     """Return the process in whose root folder a namespace is linked to be."""
-    target = str(namespace.readlink()) if namespace.is_symlink() else ""
+    try:
+        target = str(namespace.readlink())
+    except OSError:  # no link, or nothing of this user's
+        return None
     found = _OF_A_PROCESS.fullmatch(target)
     return int(found[1]) if found else None
 

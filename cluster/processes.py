@@ -192,7 +192,7 @@ def wait_for_clients(
             view.update(host, document["progress"])
             samples.write(json.dumps({"host": host, **document["sample"]}) + "\n")
 
-        with run.appending(SAMPLES) as samples:
+        with run.appending(SAMPLES, dry_run=operator.dry_run) as samples:
             watched = operator.each("watch", watch, preview={}, report=report)
     status = Call("processes.status", {"run": run.name})
     ended = operator.each("status", status, preview=_NO_ANSWER)

@@ -41,12 +41,9 @@ class Run:
             write_json(self.folder / MANIFEST, self.manifest)
 
     @contextmanager
-    def appending(self, name: str) -> Iterator[IO[str]]:
-        """Open a file of the run's folder to add lines, each kept as soon as it is written.
-
-        On a dry run there is no folder, and nothing is kept.
-        """
-        path = self.folder / name if self.folder.is_dir() else Path(os.devnull)
+    def appending(self, name: str, *, dry_run: bool) -> Iterator[IO[str]]:
+        """Open a file of the run's folder to add lines, each kept as soon as it is written."""
+        path = Path(os.devnull) if dry_run else self.folder / name
         with path.open("a", encoding="utf-8", buffering=1) as lines:
             yield lines
 

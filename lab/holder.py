@@ -7,6 +7,7 @@ the lab's other code as root does, but that there is one user: a host's sshd can
 and sudo can make nobody root.
 """
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,8 @@ _UID_MAP = Path("/proc/self/uid_map")
 
 def missing() -> str | None:
     """Say why this user may not have such namespaces, and what to do; None if they may."""
+    if sys.platform != "linux" or shutil.which(_OWN[0]) is None:
+        return "user namespaces are Linux's, and unshare (util-linux) makes them"
     if subprocess.run([*_OWN, *_OWN_RUN], capture_output=True, check=False).returncode:
         return (
             "this machine lets only root make network namespaces: try sudo .venv/bin/fab, "
@@ -35,7 +38,10 @@ def missing() -> str | None:
 
 def has_joined() -> bool:
     """Tell whether this process is root of such a namespace, and not the machine's."""
-    return _UID_MAP.read_text(encoding="ascii").split()[2] == "1"  # the number of its users
+    if not _UID_MAP.exists():  # this kernel knows no user namespaces
+        return False
+    rows = _UID_MAP.read_text(encoding="ascii").splitlines()
+    return len(rows) == 1 and rows[0].split()[2] == "1"  # the number of its users
 
 
 def find(folder: Path) -> int | None:
@@ -43,14 +49,18 @@ def find(folder: Path) -> int | None:
     for entry in everyone():
         with suppress(OSError):  # it has ended
             words = (entry / "cmdline").read_text(encoding="utf-8").split("\0")[:-1]
-            if words == _words(folder):
+            if words[1:] == _words(folder)[1:]:  # whichever name its Python was called by
                 return int(entry.name)
     return None
 
 
 def start(folder: Path) -> int:
     """Make namespaces for the lab in this folder; return the process that keeps them."""
-    start_daemon([*_OWN, *_words(folder)], _START_TIMEOUT_S)
+    try:
+        start_daemon([*_OWN, *_words(folder)], _START_TIMEOUT_S)
+    except LabError:
+        finish(folder)
+        raise
     pid = find(folder)
     assert pid is not None  # it has begun
     return pid

@@ -221,7 +221,10 @@ def power_on(folder: Path, host: str) -> None:
 
 
 def cable(folder: Path, host: str, *, plugged: bool) -> None:
-    """Plug a host's cable into the switch, or take it out; the host sees its carrier change."""
+    """Plug a host's cable into the switch, or take it out.
+
+    The host sees its carrier change, but not where links take time: there nothing arrives.
+    """
     links.run(links.plugging(look_up(folder, host), host, plugged=plugged))
 
 

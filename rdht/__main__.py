@@ -11,13 +11,14 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
 from rdht import log, roster, scan
-from rdht.client import Client, observe
+from rdht.client import Client, Pending, observe
 from rdht.errors import ConfigurationError, DeadlineError, RdhtError
 from rdht.limits import MAX_RATE_PER_S, MAX_WARMUP_S, MAX_WINDOW
 from rdht.messages import Message, Status
@@ -303,8 +304,11 @@ def _load(arguments: argparse.Namespace) -> int:
         Client(arguments.roster, key_range=arguments.key_range, profile="fast") as client,
         client.pipeline() as pipeline,
     ):
+        begun: deque[Pending[int]] = deque()
         for command in load_commands(records, value_bytes, arguments.seed):
-            pipeline.put(command.key, command.value)
+            begun.append(pipeline.put(command.key, command.value))
+            if len(begun) > MAX_WINDOW:
+                begun.popleft().result()  # the first that fails ends it
     print(json.dumps({"records": records}))
     return 0
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 from rdht.errors import ConfigurationError
 from rdht.messages import Operation
 
-FORMAT = 1
+FORMAT = 2
 _LINEAR_BITS = 8
 SLOT_S = 0.1  # width of the slots in which completed commands are counted
 

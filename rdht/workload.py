@@ -35,6 +35,7 @@ from rdht.session import Counters, Session
 PROGRESS_INTERVAL_S = 1.0
 START_TIMEOUT_S = 120.0
 _POLL_S = 0.005
+_MOST_AT_A_RATE = 900  # connections: what waits for them takes no descriptor from 1,024 on
 _LETTERS = string.ascii_lowercase.encode()
 _VALUES = [str(number).encode() for number in range(100)]
 _logger = logging.getLogger("rdht")
@@ -116,6 +117,14 @@ class ClientProcess:
         self._errors: list[str] = []
         self._before = [Counters() for _ in range(parameters.threads)]  # the figures begin
         self._records = [ThreadRecord(thread) for thread in range(parameters.threads)]
+        if parameters.workload != ycsb.CLASSIC and ycsb.MIXES[parameters.workload].reads_latest:
+            ycsb.weights_of(parameters.records)  # BEFORE the start, and once for all threads
+        if parameters.rate_per_s and parameters.threads * len(servers.servers) > _MOST_AT_A_RATE:
+            why = (
+                f"{parameters.threads} threads with {len(servers.servers)} servers: a client that "
+                f"keeps a rate has at most {_MOST_AT_A_RATE} connections"
+            )
+            raise ConfigurationError(why)
         profile = PROFILES[parameters.profile]
         secret = servers.secret()
         self._sessions = [
@@ -206,8 +215,11 @@ class ClientProcess:
         session.on_end = functools.partial(_count, record, start_s)
         try:
             if begin_s < start_s:  # with commands of its own, which are in flight when it ends
-                self._loop(session, thread, f"{self._name}/warm-up", (begin_s, start_s), begin_s)
-                self._before[thread] = session.counters()
+                try:
+                    stream = f"{self._name}/warm-up"
+                    self._loop(session, thread, stream, (begin_s, start_s), begin_s)
+                finally:
+                    self._before[thread] = session.counters()
             end_s = math.inf if parameters.duration_s is None else start_s + parameters.duration_s
             record.not_begun = self._loop(session, thread, self._name, (start_s, end_s))
             session.drain()
@@ -217,7 +229,7 @@ class ClientProcess:
         for server, why in session.lost.items():
             _logger.error("lost server %s: %s", server, why)
             self._lost[server] = str(why)
-        record.ended_s = time.monotonic() - start_s
+        record.ended_s = max(0.0, time.monotonic() - start_s)  # some end in the warm-up
         for name, value in asdict(self._counters(record.thread)).items():
             setattr(record, name, value)
 

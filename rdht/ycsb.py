@@ -57,11 +57,11 @@ class Zipfian:
         """Draw from so many items; `zeta` is the sum of their weights, where it is known."""
         self._rng = rng
         self._items = items
-        self._zeta = _zeta(items) if zeta is None else zeta
+        self._zeta = weights_of(items) if zeta is None else zeta
         self._prepare()
 
     def _prepare(self) -> None:
-        of_two = _zeta(2)
+        of_two = weights_of(2)
         rest = 1 - (2 / self._items) ** (1 - _CONSTANT)
         self._eta = rest / (1 - of_two / self._zeta) if self._items > 2 else 1.0  # noqa: PLR2004
 
@@ -77,14 +77,15 @@ class Zipfian:
         weight = u * self._zeta
         if weight < 1:
             return 0
-        if weight < _zeta(2):
+        if weight < weights_of(2):
             return 1
         number = int(self._items * (self._eta * u - self._eta + 1) ** (1 / (1 - _CONSTANT)))
         return min(number, self._items - 1)
 
 
 @cache
-def _zeta(items: int) -> float:
+def weights_of(items: int) -> float:
+    """Return the sum of the weights of so many items; for a million it takes a while."""
     return math.fsum(float(number) ** -_CONSTANT for number in range(1, items + 1))
 
 

@@ -120,12 +120,8 @@ def _bring_up_netns(count: int, rate: str, delay: str) -> tuple[dict[str, str], 
             hosts = netns.addresses(count)
         if why := netns.missing():
             raise LabError(why)
-        _join_holder(make=True)
-        try:
+        with _as_root():
             made = netns.up(STATE / NETNS, hosts, rate, delay)
-        finally:
-            if netns.status(STATE / NETNS) is None:
-                holder.finish(STATE / NETNS)
     path = made_inventory(NETNS)
     if count not in (0, len(ours)) and not path.exists():
         document = {
@@ -138,12 +134,33 @@ def _bring_up_netns(count: int, rate: str, delay: str) -> tuple[dict[str, str], 
     return hosts, made
 
 
-def _join_holder(*, make: bool = False) -> None:
-    """Without root, join the namespaces that the lab is in, if there are any or to `make` some."""
+@contextmanager
+def _as_root() -> Iterator[None]:
+    """Be able to make the lab: without root in namespaces that are made now if there are none.
+
+    If the body fails, those that were made now go.
+    """
+    if holder.find(STATE / NETNS) or os.geteuid() == 0:
+        _join_holder()
+        if holder.has_joined() and not holder.find(STATE / NETNS):
+            why = "this command has taken down the lab that it had joined: type lab.up anew"
+            raise LabError(why)
+        yield
+        return
+    netns.status(STATE / NETNS)  # BEFORE anything is made: LabError if the lab there is root's
+    try:
+        namespace.join(holder.start(STATE / NETNS))
+        yield
+    except BaseException:
+        holder.finish(STATE / NETNS)
+        raise
+
+
+def _join_holder() -> None:
+    """Join the namespaces of a lab that was made without root, if there are any."""
     keeper = holder.find(STATE / NETNS)
-    if os.geteuid():
-        if keeper or make:
-            namespace.join(keeper or holder.start(STATE / NETNS))
+    if keeper and os.geteuid():
+        namespace.join(keeper)
     elif keeper and not holder.has_joined():
         why = "the lab was made without root: act on it without sudo"
         raise LabError(why)

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import pwd
+import re
 import shutil
 import stat
 import subprocess
@@ -190,11 +191,15 @@ def temperature() -> float | None:
 
 
 def throttled() -> str | None:
-    """Return a Pi's throttling bits as `vcgencmd` prints them."""
+    """Return a Pi's throttling bits as `vcgencmd` prints them, such as 0x50005."""
     program = shutil.which("vcgencmd")
     if program is None:
         return None
-    done = subprocess.run(
-        [program, "get_throttled"], capture_output=True, text=True, timeout=5, check=False
-    )
-    return done.stdout.strip().partition("=")[2] or None
+    try:
+        done = subprocess.run(
+            [program, "get_throttled"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):  # the firmware is busy, or not this user's
+        return None
+    found = re.fullmatch(r"throttled=(0x[0-9a-fA-F]+)\s*", done.stdout)
+    return found[1] if found else None

@@ -44,7 +44,12 @@ def test_a_healthy_host_has_shares_and_no_mark() -> None:
         "sent_again": 0.0,
     }
     assert marks({"pi1": found, "pi2": found}) == []
-    assert busiest({"pi1": found}) == {"host": "pi1", "cpu_busy": 0.5, "is_full": False}
+    assert busiest({"pi1": found}) == {
+        "host": "pi1",
+        "cpu_busy": 0.5,
+        "process": "server pi1 on pi1",
+        "limit": None,
+    }
 
 
 def test_readings_are_summed_up_to_what_matters() -> None:
@@ -83,7 +88,19 @@ def test_a_full_processor_is_what_limits() -> None:
     full = figures({"cpu_s": {"busy": 500.0, "idle": 71.0, "stolen": 3.0}})
     found = busiest({"pi1": figures(), "pi2": full})
     assert found is not None
-    assert (found["host"], found["is_full"]) == ("pi2", True)
+    assert (found["host"], found["limit"]) == ("pi2", "pi2")
+
+
+def test_a_process_that_fills_a_core_is_what_limits() -> None:
+    full = figures({"processes_cpu_s": {"server pi1": 5 + 9.9}})
+    found = busiest({"pi1": full, "pi2": figures()})
+    assert found is not None
+    assert found["limit"] == "server pi1 on pi1"
+
+
+def test_throttling_between_two_samples_is_seen_and_an_old_one_is_not() -> None:
+    assert figures({"throttled": "0x0"}, {"throttled": "0x50000"})["throttled"] == ["0x50000"]
+    assert figures({"throttled": "0x50000"}, {"throttled": "0x50000"})["throttled"] == []
 
 
 def test_what_was_before_and_after_the_run_does_not_count() -> None:

@@ -192,7 +192,7 @@ def summary() -> dict[str, Any]:
         "target_rate_per_s": None,
         "not_begun": 0,
         "marks": [],
-        "busiest": {"host": "pi2", "cpu_busy": 0.514, "is_full": False},
+        "busiest": {"host": "pi2", "cpu_busy": 0.514, "process": None, "limit": None},
         "missing_clients": [],
         "interrupted": False,
         "lost": {},
@@ -229,7 +229,7 @@ def test_a_summary_has_a_row_a_host_and_one_for_the_cluster(
     assert "10.0 s after 1 s of warm-up" in out
     assert "closed loop" in out
     assert "busiest host: pi2, 51% of its processor" in out
-    assert "limit" not in out
+    assert "no more" not in out
     assert "keep up" not in out
     assert "99 keys, equal on both replicas" in out
 
@@ -242,7 +242,7 @@ def test_a_summary_says_what_is_wrong_with_the_run(
     summary["missing_clients"] = ["pi9"]
     summary["interrupted"] = True
     summary["marks"] = ["pi1, pi2: throttled (0x1): look at power supply and cooling"]
-    summary["busiest"] |= {"cpu_busy": 0.97, "is_full": True}
+    summary["busiest"] |= {"cpu_busy": 0.97, "limit": "pi2"}
     summary["replicas"]["differing"] = [{"key": "a"}]
     show_summary(Screen(), summary, [host_row])
     out = capsys.readouterr().out
@@ -252,7 +252,7 @@ def test_a_summary_says_what_is_wrong_with_the_run(
     assert "interrupted" in out
     assert "1 DIFFER" in out
     assert "pi1, pi2: throttled (0x1): look at power supply and cooling; so take" in out
-    assert "97% of its processor: that was the limit" in out
+    assert "97% of its processor; pi2 could do no more" in out
 
 
 def test_a_summary_says_of_a_fixed_rate_whether_it_was_kept_up_with(
@@ -264,6 +264,8 @@ def test_a_summary_says_of_a_fixed_rate_whether_it_was_kept_up_with(
     assert "fixed rate of 2,000 commands/s" in out
     assert "7,655 of 20,000 commands found no room" in out
     assert "closed loop" not in out
+    show_summary(Screen(), {**summary, "not_begun": 100}, [host_row])  # of 12,445
+    assert "found no room" not in capsys.readouterr().out
 
 
 def test_a_run_whose_replicas_were_not_compared_says_nothing_of_them(

@@ -77,7 +77,7 @@ def test_a_sample_counts_what_is_used(folders: Folders) -> None:
     assert "lo" not in after["network"]
     for card in after["network"].values():
         assert all(isinstance(count, int) for count in card.values())
-    assert after["segments_sent"] >= before["segments_sent"] > 0
+    assert after["segments_sent"] >= before["segments_sent"] >= 0
     assert after["segments_sent_again"] >= 0
 
 

@@ -150,7 +150,7 @@ def test_writing_replaces_the_file_as_a_whole_and_leaves_no_other(tmp_path: Path
     path.write_text("x" * 100_000, encoding="utf-8")
     make_record().write(path)
     assert list(tmp_path.iterdir()) == [path]
-    assert json.loads(path.read_text(encoding="utf-8"))["format"] == 1
+    assert json.loads(path.read_text(encoding="utf-8"))["format"] == 2
 
 
 def test_a_file_that_cannot_be_written_as_json_leaves_the_old_one(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def document() -> dict[str, object]:
     histogram: dict[str, object] = {"max_us": 0, "counts": {}}
     thread = {"thread": 0, "latency_get": histogram, "latency_put": histogram}
     return {
-        "format": 1,
+        "format": 2,
         "client": "c1",
         "profile": "classic",
         "parameters": {},
@@ -208,6 +208,6 @@ def test_a_file_that_is_no_record_is_named(tmp_path: Path, content: str) -> None
 
 def test_a_record_of_another_format_is_named_with_ours(tmp_path: Path) -> None:
     path = tmp_path / "c1.json"
-    records.write_json(path, {**document(), "format": 2})
-    with pytest.raises(ConfigurationError, match=r"c1\.json: not a result file of format 1"):
+    records.write_json(path, {**document(), "format": 3})
+    with pytest.raises(ConfigurationError, match=r"c1\.json: not a result file of format 2"):
         records.read(path)

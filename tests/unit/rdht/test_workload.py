@@ -154,7 +154,7 @@ def test_a_fixed_rate_that_is_not_kept_up_with_is_said(
     record = ClientProcess(roster, "c1", limits, trace=False).run(time.time(), ignore)
     (thread,) = record.threads
     assert thread.commands + thread.not_begun == 300
-    assert 1 <= thread.commands <= 16
+    assert thread.commands <= 16
     assert thread.ended_s < 10
 
 
@@ -172,13 +172,13 @@ def test_a_table_is_asked_at_a_fixed_rate(table: Table, window: int) -> None:
 
 
 def test_a_warm_up_counts_for_nothing(table: Table) -> None:
-    limits = parameters(threads=1, commands=10, key_size=8, get_ratio=0.0, warmup_s=0.2)
+    limits = parameters(threads=1, commands=10, key_size=8, get_ratio=0.0, warmup_s=1.0)
     client = ClientProcess(table.roster, "c1", limits, trace=False)
     client.connect()
     start_unix_s = time.time()
     record = client.run(start_unix_s, ignore)
     (thread,) = record.threads
-    assert record.started_unix_s == start_unix_s + 0.2
+    assert record.started_unix_s == start_unix_s + 1.0
     assert (thread.commands, thread.latency().total, sum(thread.completed)) == (10, 10, 10)
     # Of the warm-up's last command, which was in flight at the start, some may be counted.
     assert 4 * 10 <= thread.messages_sent <= 4 * 11
@@ -194,6 +194,11 @@ def test_a_warm_up_counts_for_nothing(table: Table) -> None:
 def test_a_key_range_that_cannot_be_is_refused(roster: Roster) -> None:
     with pytest.raises(ConfigurationError, match="key range 2 is below the number of servers"):
         ClientProcess(roster, "c1", parameters(key_range=2), trace=False)
+
+
+def test_more_connections_than_a_rate_can_be_kept_on_are_refused(roster: Roster) -> None:
+    with pytest.raises(ConfigurationError, match=r"301 threads with 3 servers: .* at most 900"):
+        ClientProcess(roster, "c1", parameters(threads=301, rate_per_s=5.0), trace=False)
 
 
 def test_a_server_that_is_not_there_is_named_before_the_start(roster: Roster) -> None:
