@@ -50,6 +50,10 @@ def _run(lab: Checkout, step: str, happen: Callable[["subprocess.Popen[str]"], A
         netns.rate(lab.lab, "pi2", "1mbit")  # so that its bytes take a while
     with lab.start(*RUN, "--duration", str(LONG_S)) as process:
         try:
+            if step == "collect":
+                until(lambda: _is_in(lab, before, "wait"), within_s=60)
+                with (lab.home("pi2") / "runs" / lab.latest() / "server.log").open("a") as log:
+                    log.write(f"{os.urandom(500_000).hex()}\n")  # 8 s of that link
             until(lambda: _is_in(lab, before, step), within_s=60)
             happen(process)
             stdout, stderr = process.communicate(timeout=100)
