@@ -17,8 +17,9 @@ from rdht.node.host import (
 )
 
 _POLL_S = 0.25  # a watching step must not take the time of what it watches
+_COUNTED = ("bytes", "packets", "dropped")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_STATISTICS = ("rx_bytes", "tx_bytes", "rx_dropped", "tx_dropped")
+_STATISTICS = tuple(f"{way}_{what}" for way in ("rx", "tx") for what in _COUNTED)
 
 
 def watch(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[str, Any]:

@@ -8,6 +8,12 @@ from analysis import physics
 from analysis.physics import busiest, host_figures, marks, read_samples, within
 
 
+def card(second: int, rx_dropped: int, tx_dropped: int) -> dict[str, int]:
+    """Return the counters of a card that takes and sends 100 packets a second."""
+    packets = dict.fromkeys(("rx_packets", "tx_packets"), 100 * second)
+    return {**packets, "rx_dropped": rx_dropped, "tx_dropped": tx_dropped}
+
+
 def sample(second: int, **changed: Any) -> dict[str, Any]:
     """Return a healthy host's sample: 2 cores, half of them busy, one process on half a core."""
     return {
@@ -17,7 +23,7 @@ def sample(second: int, **changed: Any) -> dict[str, Any]:
         "clock_khz": None,
         "temperature_c": None,
         "throttled": None,
-        "network": {"eth0": {"rx_dropped": 7, "tx_dropped": 1}},
+        "network": {"eth0": card(second, 7, 1)},
         "segments_sent": 100 + 1000 * second,
         "segments_sent_again": 90,
         **changed,
@@ -40,6 +46,7 @@ def test_a_healthy_host_has_shares_and_no_mark() -> None:
         "clock_khz_min": None,
         "temperature_c_max": None,
         "throttled": [],
+        "packets": 1800,
         "dropped": 0,
         "sent_again": 0.0,
     }
@@ -71,7 +78,7 @@ def test_each_thing_that_spoils_figures_is_named_with_its_hosts() -> None:
     spoiled = {
         "pi1": figures({"throttled": "0x50005"}),
         "pi2": figures({"cpu_s": {"busy": 60.0, "idle": 80.0, "stolen": 7.0}}),
-        "pi3": figures({"network": {"eth0": {"rx_dropped": 9, "tx_dropped": 4}}}),
+        "pi3": figures({"network": {"eth0": card(10, 9, 4)}}),
         "pi4": figures({"segments_sent_again": 90 + 500}),
         "pi5": figures({"throttled": "0x50000"}),  # some time since it was booted
         "pi6": figures({"throttled": "0x50005"}),
@@ -96,6 +103,12 @@ def test_a_process_that_fills_a_core_is_what_limits() -> None:
     found = busiest({"pi1": full, "pi2": figures()})
     assert found is not None
     assert found["limit"] == "server pi1 on pi1"
+
+
+def test_a_packet_that_nobody_had_a_use_for_is_no_mark() -> None:
+    found = figures({"network": {"eth0": card(10, 8, 1)}})
+    assert (found["packets"], found["dropped"]) == (2000, 1)
+    assert marks({"pi1": found}) == []
 
 
 def test_throttling_between_two_samples_is_seen_and_an_old_one_is_not() -> None:
