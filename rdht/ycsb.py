@@ -28,9 +28,8 @@ _64_BITS = (1 << 64) - 1
 
 
 class Mix(NamedTuple):
-    """The shares of what a workload does, and which records it reads."""
+    """The shares of what a workload does beside reading, and which records it reads."""
 
-    reads: float
     updates: float = 0.0
     inserts: float = 0.0
     read_modify_writes: float = 0.0
@@ -38,11 +37,11 @@ class Mix(NamedTuple):
 
 
 MIXES = {
-    "ycsb-a": Mix(0.5, updates=0.5),
-    "ycsb-b": Mix(0.95, updates=0.05),
-    "ycsb-c": Mix(1.0),
-    "ycsb-d": Mix(0.95, inserts=0.05, reads_latest=True),
-    "ycsb-f": Mix(0.5, read_modify_writes=0.5),
+    "ycsb-a": Mix(updates=0.5),
+    "ycsb-b": Mix(updates=0.05),
+    "ycsb-c": Mix(),
+    "ycsb-d": Mix(inserts=0.05, reads_latest=True),
+    "ycsb-f": Mix(read_modify_writes=0.5),
 }
 WORKLOADS = [CLASSIC, *MIXES]
 
@@ -58,18 +57,11 @@ class Zipfian:
         self._rng = rng
         self._items = items
         self._zeta = weights_of(items) if zeta is None else zeta
-        self._prepare()
-
-    def _prepare(self) -> None:
-        of_two = weights_of(2)
-        rest = 1 - (2 / self._items) ** (1 - _CONSTANT)
-        self._eta = rest / (1 - of_two / self._zeta) if self._items > 2 else 1.0  # noqa: PLR2004
 
     def grow(self) -> None:
         """Have one item more."""
         self._items += 1
         self._zeta += self._items**-_CONSTANT
-        self._prepare()
 
     def draw(self) -> int:
         """Return the next number."""
@@ -79,7 +71,9 @@ class Zipfian:
             return 0
         if weight < weights_of(2):
             return 1
-        number = int(self._items * (self._eta * u - self._eta + 1) ** (1 / (1 - _CONSTANT)))
+        rest = 1 - (2 / self._items) ** (1 - _CONSTANT)
+        eta = rest / (1 - weights_of(2) / self._zeta)
+        number = int(self._items * (eta * u - eta + 1) ** (1 / (1 - _CONSTANT)))
         return min(number, self._items - 1)
 
 
