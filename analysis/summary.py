@@ -163,7 +163,7 @@ def summarize(found: list[HostRecord], manifest: dict[str, Any]) -> dict[str, An
 def _target_rate(found: list[HostRecord]) -> float | None:
     """Return the rate at which all clients together were to begin commands; None if there is none.
 
-    Rounded to what a third of it, sent as text, can be put together to.
+    Each has its share of it, so their sum is rounded.
     """
     rates = [row.record.parameters["rate_per_s"] for row in found]
     return None if None in rates else round(sum(rates), 6)

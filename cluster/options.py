@@ -60,8 +60,8 @@ class ClientOptions:
     """What every client is started with; each field is an option of `run` and `start-clients`."""
 
     workload: str = _option(CLASSIC, f"what the clients do: {', '.join(WORKLOADS)}")
-    records: int = _option(DEFAULT_RECORDS, "of a YCSB workload, written before the clients start")
-    value_bytes: int = _option(DEFAULT_VALUE_BYTES, "in each record of a YCSB workload")
+    records: int = _option(DEFAULT_RECORDS, "how many a YCSB workload has; they are written first")
+    value_bytes: int = _option(DEFAULT_VALUE_BYTES, "size of each record of a YCSB workload")
     threads: int = _option(8, "threads of each client")
     key_size: int = _option(4, "letters in a key")
     key_range: int = _option(DEFAULT_KEY_RANGE, "buckets that are shared out over the servers")

@@ -147,8 +147,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_records(command: argparse.ArgumentParser) -> None:
     for name, default, text in (
-        ("--records", DEFAULT_RECORDS, "of a YCSB workload"),
-        ("--value-bytes", DEFAULT_VALUE_BYTES, "in each of its records"),
+        ("--records", DEFAULT_RECORDS, "how many records a YCSB workload has"),
+        ("--value-bytes", DEFAULT_VALUE_BYTES, "size of each of them"),
     ):
         shown = f"{text} (default %(default)s)"
         command.add_argument(name, type=_count, default=default, metavar="N", help=shown)

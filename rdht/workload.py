@@ -115,7 +115,9 @@ class ClientProcess:
         self._stop = threading.Event()
         self._lost: dict[str, str] = {}
         self._errors: list[str] = []
-        self._before = [Counters() for _ in range(parameters.threads)]  # the figures begin
+        self._before = [
+            Counters() for _ in range(parameters.threads)
+        ]  # each session's, when its warm-up ended
         self._records = [ThreadRecord(thread) for thread in range(parameters.threads)]
         if parameters.workload != ycsb.CLASSIC and ycsb.MIXES[parameters.workload].reads_latest:
             ycsb.weights_of(parameters.records)  # BEFORE the start, and once for all threads

@@ -99,7 +99,7 @@ class SlowSession:
     def submit(self, commands: tuple[Command, ...], window: int, intended_s: float | None) -> None:
         assert window == 1
         begun_s = time.monotonic()
-        time.sleep(self._takes_s(self.number))
+        time.sleep(self._takes_s(self.number))  # the time that is measured is the real one
         self.number += 1
         result = SimpleNamespace(found=True)
         began_s = begun_s if intended_s is None else intended_s
@@ -110,7 +110,7 @@ class SlowSession:
         )
 
     def wait_until(self, time_s: float) -> None:
-        time.sleep(max(0.0, time_s - time.monotonic()))
+        time.sleep(max(0.0, time_s - time.monotonic()))  # as a session with nothing to take
 
     def drain(self) -> None:
         """All have ended."""
