@@ -11,6 +11,7 @@ from analysis import physics
 from rdht import records
 from rdht.errors import ConfigurationError
 from rdht.records import SLOT_S, ClientRecord, Histogram, ThreadRecord
+from rdht.traffic import Traffic, total
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9}
 COUNTS = [
@@ -137,9 +138,7 @@ def summarize(found: list[HostRecord], manifest: dict[str, Any]) -> dict[str, An
         "duration_s": round(duration_s, 3),
         "throughput_per_s": round(_throughput(threads, interval), 1),
         "latency_us": _latency(latency),
-        "messages": sum(thread.messages_sent + thread.messages_received for thread in threads),
-        "bytes_sent": sum(thread.bytes_sent for thread in threads),
-        "bytes_received": sum(thread.bytes_received for thread in threads),
+        **_moved(total(one for thread in threads for one in thread.traffic.values())),
         "lost": {
             f"{row.host}: client {row.record.client}": row.record.lost
             for row in found
@@ -157,6 +156,23 @@ def summarize(found: list[HostRecord], manifest: dict[str, Any]) -> dict[str, An
         "lost_ranges": manifest.get("lost_ranges", {}),
         "unsafe_servers": manifest.get("unsafe_servers", []),
         "replicas": manifest.get("replicas"),
+    }
+
+
+def _moved(traffic: Traffic) -> dict[str, Any]:
+    """Return what went between clients and servers, as the clients sent and received it."""
+    tallies = {"sent": traffic.sent, "received": traffic.received}
+    return {
+        "messages": traffic.messages_sent + traffic.messages_received,
+        "bytes_sent": traffic.bytes_sent,
+        "bytes_received": traffic.bytes_received,
+        "kinds": {
+            way: {
+                status.name: {"messages": messages, "bytes": size}
+                for status, (messages, size) in sorted(tally.items())
+            }
+            for way, tally in tallies.items()
+        },
     }
 
 

@@ -11,8 +11,9 @@ from typing import Any, Self
 
 from rdht.errors import ConfigurationError
 from rdht.messages import Operation
+from rdht.traffic import Traffic, total
 
-FORMAT = 2
+FORMAT = 3
 _LINEAR_BITS = 8
 SLOT_S = 0.1  # width of the slots in which completed commands are counted
 
@@ -41,6 +42,13 @@ class Histogram:
         for bucket, count in other.counts.copy().items():
             self.counts[bucket] = self.counts.get(bucket, 0) + count
         self.max_us = max(self.max_us, other.max_us)
+
+    def since(self, before: "Histogram") -> "Histogram":
+        """Return what was counted since `before`, which was this one then."""
+        grown = {bucket: n - before.counts.get(bucket, 0) for bucket, n in self.counts.items()}
+        counts = {bucket: n for bucket, n in grown.items() if n}
+        largest_us = self._upper(max(counts)) if counts else 0
+        return Histogram(counts, min(largest_us, self.max_us))
 
     @property
     def total(self) -> int:
@@ -93,10 +101,7 @@ class ThreadRecord:
     unknown: int = 0
     not_begun: int = 0  # at a fixed rate: that were due and found no room in the window
     connections: int = 0
-    messages_sent: int = 0
-    messages_received: int = 0
-    bytes_sent: int = 0
-    bytes_received: int = 0
+    traffic: dict[str, Traffic] = field(default_factory=dict)  # by server
     completed: list[int] = field(default_factory=list)  # commands in each slot of SLOT_S
     latency_get: Histogram = field(default_factory=Histogram)
     latency_put: Histogram = field(default_factory=Histogram)
@@ -131,12 +136,45 @@ class ThreadRecord:
         """How many commands ended, in whichever way."""
         return self.gets + self.puts
 
+    @property
+    def bytes_sent(self) -> int:
+        """What went to all servers, in bytes."""
+        return total(self.traffic.values()).bytes_sent
+
+    @property
+    def bytes_received(self) -> int:
+        """What came from all servers, in bytes."""
+        return total(self.traffic.values()).bytes_received
+
     def latency(self) -> Histogram:
         """Return the latencies of gets and puts together."""
         merged = Histogram()
         merged.merge(self.latency_get)
         merged.merge(self.latency_put)
         return merged
+
+
+@dataclass
+class Second:
+    """What all threads of a client completed since the row before, about a second earlier."""
+
+    ended_s: float = 0.0  # after the agreed start
+    commands: int = 0
+    conflicts: int = 0
+    aborted: int = 0
+    unknown: int = 0
+    latency: Histogram = field(default_factory=Histogram)
+
+    def since(self, before: "Second") -> "Second":
+        """Return what came to these totals since `before`, which they were then."""
+        return Second(
+            self.ended_s,
+            self.commands - before.commands,
+            self.conflicts - before.conflicts,
+            self.aborted - before.aborted,
+            self.unknown - before.unknown,
+            self.latency.since(before.latency),
+        )
 
 
 @dataclass
@@ -154,11 +192,15 @@ class ClientRecord:
     lost: dict[str, str]
     errors: list[str]
     threads: list[ThreadRecord]
+    seconds: list[Second]
 
     def write(self, path: Path) -> None:
         """Write the record; the file is there whole or not at all."""
         document = {"format": FORMAT, **vars(self)}
         document["threads"] = [_thread_to_json(thread) for thread in self.threads]
+        document["seconds"] = [
+            {**vars(second), "latency": second.latency.to_json()} for second in self.seconds
+        ]
         write_json(path, document)
 
 
@@ -170,7 +212,11 @@ def read(path: Path) -> ClientRecord:
             why = f"{path}: not a result file of format {FORMAT}"
             raise ConfigurationError(why)
         threads = [_thread_from_json(thread) for thread in document.pop("threads")]
-        return ClientRecord(**document, threads=threads)
+        seconds = [
+            Second(**{**second, "latency": Histogram.from_json(second["latency"])})
+            for second in document.pop("seconds")
+        ]
+        return ClientRecord(**document, threads=threads, seconds=seconds)
     except OSError as error:
         why = f"{path}: cannot read the results: {error.strerror}"
         raise ConfigurationError(why) from error
@@ -190,6 +236,7 @@ def _thread_to_json(record: ThreadRecord) -> dict[str, Any]:
     histograms = {
         "latency_get": record.latency_get.to_json(),
         "latency_put": record.latency_put.to_json(),
+        "traffic": {server: traffic.to_json() for server, traffic in record.traffic.items()},
     }
     return {**vars(record), **histograms}
 
@@ -198,4 +245,5 @@ def _thread_from_json(document: dict[str, Any]) -> ThreadRecord:
     histograms = {
         name: Histogram.from_json(document[name]) for name in ("latency_get", "latency_put")
     }
-    return ThreadRecord(**{**document, **histograms})
+    traffic = {server: Traffic.from_json(one) for server, one in document["traffic"].items()}
+    return ThreadRecord(**{**document, **histograms, "traffic": traffic})

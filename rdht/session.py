@@ -7,7 +7,6 @@ import random
 import select
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from rdht import log
 from rdht.coordinator import Command
@@ -28,22 +27,11 @@ from rdht.messages import Message, Reason, Status
 from rdht.profiles import Profile
 from rdht.ring import Ring
 from rdht.roster import Roster
+from rdht.traffic import Traffic, total
 from rdht.transport import ClientConnection, Hello
 
 _PART_BYTES = 32  # at least what a key of many costs beside itself and its value
 _logger = logging.getLogger("rdht")
-
-
-@dataclass
-class Counters:
-    """What a session has done so far."""
-
-    conflicts: int = 0  # attempts that another transaction's lock refused
-    connections: int = 0
-    messages_sent: int = 0
-    messages_received: int = 0
-    bytes_sent: int = 0
-    bytes_received: int = 0
 
 
 class Session:
@@ -67,6 +55,7 @@ class Session:
         """Be the thread number `thread` of the client named `client`; connect when needed."""
         self.on_end: Callable[[Execution], None] | None = None  # told of each command's end
         self.lost: dict[str, RdhtError] = {}  # servers, and how each was lost last
+        self.conflicts = 0  # attempts that another transaction's lock refused
         self._roster = servers
         self._ring = ring
         self._profile = profile
@@ -76,7 +65,6 @@ class Session:
         self._trace = trace
         self._order = itertools.count(1)
         self._sequence = 0
-        self._conflicts = 0
         self._begun_s = 0.0  # when the last command was
         self._closed = False
         self._epochs: dict[int, int] = {}
@@ -91,7 +79,7 @@ class Session:
         self._reconnect_s: dict[str, float] = {}  # when to connect again to a server that was lost
         self._next_connect_s: dict[str, float] = {}
         self._poll = select.poll()
-        self._past = Counters()  # of connections that are closed
+        self._past: dict[str, Traffic] = {}  # of connections that are closed
         self._renew()
 
     def _renew(self) -> None:
@@ -109,18 +97,18 @@ class Session:
         for server in self._roster.servers:
             self._connect(server.name, CONNECT_TIMEOUT_S)
 
-    def counters(self) -> Counters:
-        """Return the figures so far."""
-        connections = list(self._connections.values())
-        past = self._past
-        return Counters(
-            self._conflicts,
-            len(connections),
-            past.messages_sent + sum(one.messages_sent for one in connections),
-            past.messages_received + sum(one.messages_received for one in connections),
-            past.bytes_sent + sum(one.bytes_sent for one in connections),
-            past.bytes_received + sum(one.bytes_received for one in connections),
-        )
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._connections)
+
+    def traffic(self) -> dict[str, Traffic]:
+        """Return what went to and from each server so far."""
+        servers = [server.name for server in self._roster.servers]
+        found = {server: total([self._past.get(server, Traffic())]) for server in servers}
+        for server, connection in list(self._connections.items()):
+            found[server].add(connection.traffic)
+        return found
 
     @property
     def is_closed(self) -> bool:
@@ -244,7 +232,7 @@ class Session:
         self._paused.pop(execution.sequence, None)
         for command in execution.commands:
             self._keys.pop(command.key, None)
-        self._conflicts += execution.conflicts
+        self.conflicts += execution.conflicts
         self._must_renew |= execution.is_unsettled
         if self.on_end:
             self.on_end(execution)
@@ -445,10 +433,7 @@ class Session:
         del self._by_descriptor[connection.fileno()]
         self._poll.unregister(connection.fileno())
         connection.close()
-        self._past.messages_sent += connection.messages_sent
-        self._past.messages_received += connection.messages_received
-        self._past.bytes_sent += connection.bytes_sent
-        self._past.bytes_received += connection.bytes_received
+        self._past.setdefault(server, Traffic()).add(connection.traffic)
 
     def _log_trace(self, server: str, execution: Execution, message: Message) -> None:
         operation, key, value, version = execution.commands[0]

@@ -30,9 +30,10 @@ from rdht.limits import (
     MAX_UNSENT_BYTES,
     RECEIVE_BYTES,
 )
-from rdht.messages import Decoder, Flag, Message, Status, encode
+from rdht.messages import HEADER_BYTES, Decoder, Flag, Message, Status, encode
 from rdht.replica import Entry
 from rdht.roster import ServerAddress
+from rdht.traffic import Traffic
 
 
 @dataclass(frozen=True)
@@ -153,10 +154,9 @@ class ClientConnection:
         """Connect and shake hands, within `timeout_s` each; ConnectError says why not."""
         self.server = server.name
         self.owed = 0  # answers
-        self.bytes_sent = 0
-        self.bytes_received = 0
-        self.messages_sent = 0
-        self.messages_received = 0
+        self.traffic = Traffic()
+        self._awaited = 0  # answers that were owed at `_since_s`
+        self._since_s = 0.0
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
         self._decoder = Decoder()
         self._packer = Packer()
@@ -220,14 +220,19 @@ class ClientConnection:
 
     def queue(self, message: Message) -> None:
         """Have a message sent with the next `flush`."""
-        self._unsent.append(self._packer.pack(message))
-        self.messages_sent += 1
+        frame = self._packer.pack(message)
+        self._unsent.append(frame)
+        tally = self.traffic.sent[message.status]
+        tally[0] += 1
+        tally[1] += len(frame)
         self.owed += not message.flags & Flag.SILENT
 
     def flush(self) -> None:
         """Send what is queued; ConnectionLostError or DeadlineError if that is not to be had."""
         data = self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent)
         self._unsent.clear()
+        self._count_wait()
+        self.traffic.writes += 1
         try:
             self._socket.sendall(data)
         except BlockingIOError as error:
@@ -235,7 +240,6 @@ class ClientConnection:
             raise DeadlineError(why) from error
         except OSError as error:
             raise self._lost(error) from error
-        self.bytes_sent += len(data)
 
     def ask(self, message: Message) -> Message:
         """Send a question of an observer, and return the answer, within CONNECT_TIMEOUT_S.
@@ -269,13 +273,25 @@ class ClientConnection:
                 raise self._lost(error) from error
             if not received:
                 raise self._lost(None)
-            self.bytes_received += received
+            self.traffic.reads += 1
             messages = self._decoder.feed(bytes(self._buffer[:received]))
             if messages and messages[-1].status is Status.ERROR:
                 self._last_words = messages.pop().value.decode(errors="replace")
-        self.messages_received += len(messages)
+        overhead_bytes = HEADER_BYTES + (TAG_BYTES if self._decoder.seal else 0)
+        for message in messages:
+            size = overhead_bytes + len(message.key) + len(message.value)
+            tally = self.traffic.received[message.status]
+            tally[0] += 1
+            tally[1] += max(size, self._packer.frame_bytes)  # both sides pad alike
         self.owed = max(0, self.owed - len(messages))
+        self._count_wait()
         return messages
+
+    def _count_wait(self) -> None:
+        """Count the time since the last call for each answer that was owed then."""
+        now_s = time.monotonic()
+        self.traffic.waited_s += self._awaited * (now_s - self._since_s)
+        self._since_s, self._awaited = now_s, self.owed
 
     def close(self) -> None:
         """Close the socket, and end a receive that another thread waits in."""

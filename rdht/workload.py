@@ -27,10 +27,11 @@ from rdht.errors import ConfigurationError, DeadlineError, RdhtError
 from rdht.execution import Execution, Outcome
 from rdht.messages import Operation
 from rdht.profiles import PROFILES
-from rdht.records import ClientRecord, Histogram, ThreadRecord
+from rdht.records import ClientRecord, Histogram, Second, ThreadRecord
 from rdht.ring import Ring
 from rdht.roster import Roster
-from rdht.session import Counters, Session
+from rdht.session import Session
+from rdht.traffic import Traffic
 
 PROGRESS_INTERVAL_S = 1.0
 START_TIMEOUT_S = 120.0
@@ -115,9 +116,8 @@ class ClientProcess:
         self._stop = threading.Event()
         self._lost: dict[str, str] = {}
         self._errors: list[str] = []
-        self._before = [
-            Counters() for _ in range(parameters.threads)
-        ]  # each session's, when its warm-up ended
+        # Of each session, its conflicts and traffic when its warm-up ended.
+        self._before: list[tuple[int, dict[str, Traffic]]] = [(0, {})] * parameters.threads
         self._records = [ThreadRecord(thread) for thread in range(parameters.threads)]
         if parameters.workload != ycsb.CLASSIC and ycsb.MIXES[parameters.workload].reads_latest:
             ycsb.weights_of(parameters.records)  # BEFORE the start, and once for all threads
@@ -175,12 +175,18 @@ class ClientProcess:
         for thread in threads:
             thread.start()
         next_s = start_s + PROGRESS_INTERVAL_S
+        seconds: list[Second] = []
+        before = Second()
         for thread in threads:
             while thread.is_alive():
                 thread.join(max(_POLL_S, next_s - time.monotonic()))
                 if time.monotonic() >= next_s:
-                    report(self._progress(next_s - start_s))
+                    so_far = self._so_far(start_s)
+                    seconds.append(so_far.since(before))
+                    before = so_far
+                    report(self._progress(so_far, next_s - start_s))
                     next_s += PROGRESS_INTERVAL_S
+        seconds.append(self._so_far(start_s).since(before))
         for session in self._sessions:
             session.close()
         return ClientRecord(
@@ -192,21 +198,30 @@ class ClientProcess:
             self._lost,
             self._errors,
             self._records,
+            seconds,
         )
 
-    def _progress(self, elapsed_s: float) -> dict[str, object]:
+    def _so_far(self, start_s: float) -> Second:
+        """Return what all threads have done since the start."""
         latency = Histogram()
         for record in self._records:
             latency.merge(record.latency())
-        threads = self._parameters.threads
+        return Second(
+            round(time.monotonic() - start_s, 6),
+            sum(record.commands for record in self._records),
+            sum(map(self._conflicts, range(self._parameters.threads))),
+            sum(record.aborted for record in self._records),
+            sum(record.unknown for record in self._records),
+            latency,
+        )
+
+    def _progress(self, so_far: Second, elapsed_s: float) -> dict[str, object]:
         return {
             "client": self._name,
             "elapsed_s": round(elapsed_s, 3),
-            "commands": sum(record.commands for record in self._records),
-            "conflicts": sum(
-                counters.conflicts for counters in map(self._counters, range(threads))
-            ),
-            "latency_us_p99": latency.percentile(99),
+            "commands": so_far.commands,
+            "conflicts": so_far.conflicts,
+            "latency_us_p99": so_far.latency.percentile(99),
         }
 
     def _run_thread(self, start_s: float, session: Session, record: ThreadRecord) -> None:
@@ -221,7 +236,7 @@ class ClientProcess:
                     stream = f"{self._name}/warm-up"
                     self._loop(session, thread, stream, (begin_s, start_s), begin_s)
                 finally:
-                    self._before[thread] = session.counters()
+                    self._before[thread] = (session.conflicts, session.traffic())
             end_s = math.inf if parameters.duration_s is None else start_s + parameters.duration_s
             record.not_begun = self._loop(session, thread, self._name, (start_s, end_s))
             session.drain()
@@ -232,14 +247,15 @@ class ClientProcess:
             _logger.error("lost server %s: %s", server, why)
             self._lost[server] = str(why)
         record.ended_s = max(0.0, time.monotonic() - start_s)  # some end in the warm-up
-        for name, value in asdict(self._counters(record.thread)).items():
-            setattr(record, name, value)
+        record.connections = session.connections
+        record.conflicts = self._conflicts(thread)
+        record.traffic = session.traffic()
+        for server, before in self._before[thread][1].items():
+            record.traffic[server].add(before, -1)
 
-    def _counters(self, thread: int) -> Counters:
-        """Return what a session has done since its warm-up; its connections are from before."""
-        before, now = self._before[thread], self._sessions[thread].counters()
-        since = {name: value - getattr(before, name) for name, value in asdict(now).items()}
-        return Counters(**{**since, "connections": now.connections})
+    def _conflicts(self, thread: int) -> int:
+        """Return the conflicts of a session since its warm-up."""
+        return self._sessions[thread].conflicts - self._before[thread][0]
 
     def _loop(
         self,

@@ -34,6 +34,7 @@ LAYERS = [
     "rdht.rejoin",
     "rdht.scan",
     "rdht.log",
+    "rdht.traffic",
     "rdht.records",
     "rdht.store",
     "rdht.journal",
@@ -141,7 +142,7 @@ def test_a_module_imports_only_layers_before_it(module: str) -> None:
 
 def test_records_need_messages_and_errors_only() -> None:
     ours = {name for name in imports("rdht.records") if top(name) == "rdht"}
-    assert ours <= {"rdht.errors", "rdht.messages"}
+    assert ours <= {"rdht.errors", "rdht.messages", "rdht.traffic"}
 
 
 def test_the_files_of_a_durable_server_know_nothing_of_the_protocol() -> None:
@@ -176,7 +177,7 @@ def test_the_operators_library_takes_little_of_the_table(module: str) -> None:
 @pytest.mark.parametrize("module", within("analysis"))
 def test_the_analysis_takes_only_the_result_format(module: str) -> None:
     ours = {name for name in imports(module) if top(name) in OURS - {"analysis"}}
-    assert ours <= {"rdht.errors", "rdht.records"}
+    assert ours <= {"rdht.errors", "rdht.records", "rdht.traffic"}
 
 
 @pytest.mark.parametrize("module", within("lab"))

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from analysis import summary
 from analysis.summary import PERCENTILES, THREAD_COLUMNS, HostRecord
 from rdht.errors import ConfigurationError
-from rdht.messages import Operation
+from rdht.messages import Operation, Status
 from rdht.records import SLOT_S, ClientRecord, Histogram, ThreadRecord
+from rdht.traffic import Traffic
 
 PARAMETERS: dict[str, Any] = {
     "threads": 2,
@@ -73,6 +74,7 @@ def client(*threads: ThreadRecord, name: str = "pi1", **changed: Any) -> ClientR
         "lost": {},
         "errors": [],
         "threads": list(threads),
+        "seconds": [],
     }
     return ClientRecord(**{**fields, **changed})
 
@@ -171,14 +173,17 @@ def found() -> list[HostRecord]:
     numbers = count(1)
     names = [
         *("gets", "puts", "succeeded", "not_found", "already_there", "conflicts", "aborted"),
-        *("unknown", "connections", "messages_sent", "messages_received"),
-        *("bytes_sent", "bytes_received"),
+        *("unknown", "connections"),
     ]
 
     def thread(number: int) -> ThreadRecord:
         record = recorded(Raw(0.0, 1.0, [0.5] * next(numbers)), number)
         for name in names:
             setattr(record, name, next(numbers) ** 2)
+        for server in ("pi1", "pi2"):
+            traffic = record.traffic[server] = Traffic()
+            for tally, kind in ((traffic.sent, Status.REQUEST), (traffic.received, Status.YES)):
+                tally[kind] = [next(numbers), next(numbers) ** 2]
         return record
 
     return [
@@ -209,9 +214,20 @@ def test_a_summary_has_all_that_belongs_into_it(found: list[HostRecord]) -> None
         "threads": 8,
         "duration_s": 1.0,
         "throughput_per_s": sum(sum(thread.completed) for thread in threads),
-        "messages": sum(thread.messages_sent + thread.messages_received for thread in threads),
     }
     assert {name: figures[name] for name in expected} == expected
+    everything = [traffic for thread in threads for traffic in thread.traffic.values()]
+    sent = [traffic.sent[Status.REQUEST] for traffic in everything]
+    received = [traffic.received[Status.YES] for traffic in everything]
+    sent_sums, received_sums = (
+        [sum(column) for column in zip(*pairs, strict=True)] for pairs in (sent, received)
+    )
+    assert figures["kinds"] == {
+        "sent": {"REQUEST": {"messages": sent_sums[0], "bytes": sent_sums[1]}},
+        "received": {"YES": {"messages": received_sums[0], "bytes": received_sums[1]}},
+    }
+    assert figures["messages"] == sent_sums[0] + received_sums[0]
+    assert (figures["bytes_sent"], figures["bytes_received"]) == (sent_sums[1], received_sums[1])
     assert set(figures["latency_us"]) == {"p50", "p90", "p99", "p999", "max"}
     assert json.loads(json.dumps(figures)) == figures
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from rdht import records
 from rdht.errors import ConfigurationError
-from rdht.messages import Operation
-from rdht.records import ClientRecord, Histogram, ThreadRecord
+from rdht.messages import Operation, Status
+from rdht.records import ClientRecord, Histogram, Second, ThreadRecord
+from rdht.traffic import Traffic
 
 LATENCIES = st.one_of(st.integers(0, 300), st.integers(0, 10**4), st.integers(0, 10**9))
 SAMPLES = st.lists(LATENCIES, min_size=1, max_size=200)
@@ -127,8 +128,12 @@ def make_record() -> ClientRecord:
     threads = [ThreadRecord(0), ThreadRecord(1, conflicts=4, connections=2)]
     threads[0].count_done(Operation.GET, 0.5, 0.001, found=True)
     threads[1].count_done(Operation.PUT, 1.5, 0.002, found=True)
+    threads[1].traffic["s1"] = traffic = Traffic(writes=3, reads=2, waited_s=0.25)
+    traffic.sent[Status.REQUEST] = [5, 1280]
+    traffic.received[Status.YES] = [4, 1024]
+    second = Second(1.0, 2, 3, 4, 5, threads[1].latency())
     return ClientRecord(
-        "c1", "classic", {"seed": 1}, 1000.5, False, {"s1": "closed"}, ["odd"], threads
+        "c1", "classic", {"seed": 1}, 1000.5, False, {"s1": "closed"}, ["odd"], threads, [second]
     )
 
 
@@ -142,6 +147,8 @@ def test_a_record_survives_its_file(tmp_path: Path) -> None:
         for name in ("latency_get", "latency_put"):
             assert getattr(ours, name).to_json() == getattr(theirs, name).to_json()
             setattr(theirs, name, getattr(ours, name))
+    assert read.seconds[0].latency.to_json() == record.seconds[0].latency.to_json()
+    read.seconds[0].latency = record.seconds[0].latency
     assert read == record
 
 
@@ -150,7 +157,7 @@ def test_writing_replaces_the_file_as_a_whole_and_leaves_no_other(tmp_path: Path
     path.write_text("x" * 100_000, encoding="utf-8")
     make_record().write(path)
     assert list(tmp_path.iterdir()) == [path]
-    assert json.loads(path.read_text(encoding="utf-8"))["format"] == 2
+    assert json.loads(path.read_text(encoding="utf-8"))["format"] == 3
 
 
 def test_a_file_that_cannot_be_written_as_json_leaves_the_old_one(tmp_path: Path) -> None:
@@ -163,9 +170,14 @@ def test_a_file_that_cannot_be_written_as_json_leaves_the_old_one(tmp_path: Path
 
 def document() -> dict[str, object]:
     histogram: dict[str, object] = {"max_us": 0, "counts": {}}
-    thread = {"thread": 0, "latency_get": histogram, "latency_put": histogram}
+    thread = {
+        "thread": 0,
+        "latency_get": histogram,
+        "latency_put": histogram,
+        "traffic": {},
+    }
     return {
-        "format": 2,
+        "format": 3,
         "client": "c1",
         "profile": "classic",
         "parameters": {},
@@ -174,6 +186,7 @@ def document() -> dict[str, object]:
         "lost": {},
         "errors": [],
         "threads": [thread],
+        "seconds": [],
     }
 
 
@@ -208,6 +221,6 @@ def test_a_file_that_is_no_record_is_named(tmp_path: Path, content: str) -> None
 
 def test_a_record_of_another_format_is_named_with_ours(tmp_path: Path) -> None:
     path = tmp_path / "c1.json"
-    records.write_json(path, {**document(), "format": 3})
-    with pytest.raises(ConfigurationError, match=r"c1\.json: not a result file of format 2"):
+    records.write_json(path, {**document(), "format": 2})
+    with pytest.raises(ConfigurationError, match=r"c1\.json: not a result file of format 3"):
         records.read(path)

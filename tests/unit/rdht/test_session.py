@@ -23,6 +23,7 @@ from rdht.profiles import PROFILES
 from rdht.replica import Entry
 from rdht.roster import Roster
 from rdht.session import Session
+from rdht.traffic import total
 from tests.unit.rdht.table import KEY_RANGE, PATIENCE_S, ByHand, Table, answer_to, wait_until
 
 KEY = b"key"
@@ -245,7 +246,7 @@ def test_a_classic_command_whose_key_stays_locked_is_aborted_in_the_end(
     client = table.client("classic")
     with pytest.raises(AbortedError, match=r"^put of key b'key' was not done: its lock was taken$"):
         client.put(KEY, b"value")
-    assert client._session().counters().conflicts > 3
+    assert client._session().conflicts > 3
     holder.die()
     assert table.client().get(KEY) == b"mine"
 
@@ -321,7 +322,7 @@ def test_connecting_names_the_first_server_that_is_not_there(
     session = make_session()
     with pytest.raises(ConnectError, match=r"server s1 at 127\.0\.0\.1:\d+: Connection refused"):
         session.connect()
-    assert session.counters().connections == 1
+    assert session.connections == 1
 
 
 def test_another_key_range_is_told_to_whoever_runs_a_command(
@@ -455,12 +456,15 @@ def test_a_session_counts_what_it_has_moved(
     session.connect()
     for command in puts(table.keys(10)):
         session.execute((command,))
-    counters = session.counters()
-    assert (counters.connections, counters.conflicts) == (3, 0)
-    assert counters.messages_sent == counters.messages_received == 3 + 4 * 10
-    assert counters.bytes_sent > 40 * 256
+    moved = total(session.traffic().values())
+    assert (session.connections, session.conflicts) == (3, 0)
+    assert moved.messages_sent == moved.messages_received == 3 + 4 * 10
+    assert moved.sent[Status.REQUEST] == moved.sent[Status.PROCEED] == [20, 20 * 256]
+    assert moved.received[Status.YES] == moved.received[Status.DONE] == [20, 20 * 256]
+    assert 3 + 4 * 10 == moved.writes >= moved.reads > 0
+    assert moved.waited_s > 0
     cut(table, *table.names)
     assert session.execute((PUT,)).outcome is Outcome.DONE
-    later = session.counters()
-    assert later.messages_sent > counters.messages_sent
-    assert later.bytes_received > counters.bytes_received
+    later = total(session.traffic().values())
+    assert later.messages_sent > moved.messages_sent
+    assert later.bytes_received > moved.bytes_received

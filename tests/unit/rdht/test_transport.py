@@ -421,17 +421,17 @@ def test_a_client_gets_joined_answers_together_and_counts(
     first = Message(Status.DONE, Name(1, 1, 1), value=b"first")
     second = Message(Status.DONE, Name(1, 2, 1), value=b"second")
     connection = connect([first, second])
-    sent, received = connection.bytes_sent, connection.bytes_received
-    assert (connection.messages_sent, connection.messages_received) == (1, 1)
+    sent, received = connection.traffic.bytes_sent, connection.traffic.bytes_received
+    assert (connection.traffic.messages_sent, connection.traffic.messages_received) == (1, 1)
     assert connection.owed == 0
     send(connection)
     connection.queue(PING._replace(flags=Flag.SILENT))
     assert connection.owed == 1
     assert connection.receive() == [first, second]
     assert connection.owed == 0
-    assert (connection.messages_sent, connection.messages_received) == (3, 3)
-    assert connection.bytes_sent - sent == len(encode(PING))
-    assert connection.bytes_received - received == len(encode(first) + encode(second))
+    assert (connection.traffic.messages_sent, connection.traffic.messages_received) == (3, 3)
+    assert connection.traffic.bytes_sent - sent == 2 * len(encode(PING))
+    assert connection.traffic.bytes_received - received == len(encode(first) + encode(second))
 
 
 def test_waiting_for_nothing_ends_with_the_tick(connect: Callable[..., ClientConnection]) -> None:

@@ -16,7 +16,8 @@ from rdht.messages import Operation
 from rdht.records import Histogram
 from rdht.replica import Entry
 from rdht.roster import Roster
-from rdht.session import Counters, Session
+from rdht.session import Session
+from rdht.traffic import Traffic, total
 from rdht.workload import START_TIMEOUT_S, ClientProcess, Pace, Parameters, classic_commands
 from tests.unit.rdht.table import KEY_RANGE, Table, wait_until
 
@@ -117,8 +118,10 @@ class SlowSession:
 
     close = drain
 
-    def counters(self) -> Counters:
-        return Counters()
+    conflicts = connections = 0
+
+    def traffic(self) -> dict[str, Traffic]:
+        return {}
 
 
 def _slower_than(limit_us: int, latency: Histogram) -> int:
@@ -181,8 +184,9 @@ def test_a_warm_up_counts_for_nothing(table: Table) -> None:
     assert record.started_unix_s == start_unix_s + 1.0
     assert (thread.commands, thread.latency().total, sum(thread.completed)) == (10, 10, 10)
     # Of the warm-up's last command, which was in flight at the start, some may be counted.
-    assert 4 * 10 <= thread.messages_sent <= 4 * 11
-    assert 4 * 10 <= thread.messages_received <= 4 * 11
+    traffic = total(thread.traffic.values())
+    assert 4 * 10 <= traffic.messages_sent <= 4 * 11
+    assert 4 * 10 <= traffic.messages_received <= 4 * 11
     assert thread.started_s == 0
     assert thread.connections == 3
     counted = {command.key for command in first(10, threads=1, key_size=8, get_ratio=0.0)}
@@ -235,8 +239,9 @@ def test_a_run_of_counted_commands_records_each_of_them(
         if profile == "classic":
             # A handshake for each connection, 4 messages out and 4 back for each command, and
             # the same or less again for each attempt that met a lock.
-            assert thread.messages_sent == thread.messages_received
-            assert 0 <= thread.messages_sent - (3 + 4 * 40) <= 4 * thread.conflicts
+            traffic = total(thread.traffic.values())
+            assert traffic.messages_sent == traffic.messages_received
+            assert 0 <= traffic.messages_sent - (3 + 4 * 40) <= 4 * thread.conflicts
         assert 0 <= thread.started_s <= thread.ended_s
         for command in commands:
             if command.operation is Operation.ADD:
@@ -298,6 +303,19 @@ def test_a_run_for_a_time_ends_after_it_and_reports_its_progress(
     assert reports[-1]["client"] == "c1"
     assert reports[-1]["latency_us_p99"] > 0
     assert reports[-1]["conflicts"] >= 0
+    ends_s = [second.ended_s for second in record.seconds]
+    assert ends_s == sorted(ends_s)
+    assert [second.commands for second in record.seconds[:-1]] == [
+        after - before for before, after in pairwise([0, *counts])
+    ]
+    latency = Histogram()
+    for second in record.seconds:
+        assert second.latency.total == second.commands
+        latency.merge(second.latency)
+    everything = Histogram()
+    for thread in record.threads:
+        everything.merge(thread.latency())
+    assert latency.counts == everything.counts
 
 
 def test_a_run_that_is_stopped_ends_and_says_so(
