@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 SAMPLES = "samples.jsonl"  # in a run's folder: a line a host and second, as rdht.node.watch has it
-FULL_SHARE = 0.9  # of a processor: from there on it is what limits a run
 MAX_STOLEN_SHARE = 0.02
 MAX_SENT_AGAIN_SHARE = 0.01
 _NOW = 0xF  # of a Pi's throttling bits: the others tell of any time since it was booted
 # Of all packets. Linux also counts as dropped what it has no use for, of which any home network has
 # some now and then: discovery of neighbours, of televisions.
 MAX_DROPPED_SHARE = 0.001
+MAX_CLOCK_OFFSET_S = 0.5
 _Sample = dict[str, Any]
 
 
@@ -50,6 +50,7 @@ def host_figures(samples: list[_Sample]) -> dict[str, Any]:
             for name, used_s in last["processes_cpu_s"].items()
             if name in first["processes_cpu_s"]
         },
+        "clock_offset_s": max(_seen(samples, "clock_offset_s"), default=None),
         "clock_khz_min": min(_seen(samples, "clock_khz"), default=None),
         "temperature_c_max": max(_seen(samples, "temperature_c"), default=None),
         "throttled": _throttled(_seen(samples, "throttled")),
@@ -102,6 +103,8 @@ def _doubts(figures: dict[str, Any]) -> list[str]:
         found.append(
             f"throttled ({', '.join(figures['throttled'])}): look at power supply and cooling"
         )
+    if abs(offset_s := figures["clock_offset_s"] or 0.0) > MAX_CLOCK_OFFSET_S:
+        found.append(f"its clock is {offset_s:+.1f} s off the desk's: enable NTP")
     if (stolen := figures["cpu_stolen"] or 0) > MAX_STOLEN_SHARE:
         found.append(f"{stolen:.0%} of the processor went to other guests of the same machine")
     if figures["dropped"] > MAX_DROPPED_SHARE * figures["packets"]:
@@ -112,10 +115,7 @@ def _doubts(figures: dict[str, Any]) -> list[str]:
 
 
 def busiest(hosts: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the host whose processor was busiest, and the process that was; None if unknown.
-
-    `limit` says which of them could do no more: a process of Python uses no more than a core.
-    """
+    """Return the host whose processor was busiest, and the process that was; None if unknown."""
     shares = {host: row["cpu_busy"] for host, row in hosts.items() if row["cpu_busy"] is not None}
     if not shares:
         return None
@@ -126,7 +126,4 @@ def busiest(hosts: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
         for name, used in row["processes_cores"].items()
     }
     process = max(cores, key=lambda name: cores[name], default=None)
-    limit = host if shares[host] >= FULL_SHARE else None
-    if limit is None and process and cores[process] >= FULL_SHARE:
-        limit = process
-    return {"host": host, "cpu_busy": shares[host], "process": process, "limit": limit}
+    return {"host": host, "cpu_busy": shares[host], "process": process}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis import physics
+from analysis import limits, outliers, physics
 from rdht import records
 from rdht.errors import ConfigurationError
 from rdht.records import SLOT_S, ClientRecord, Histogram, ThreadRecord
@@ -50,6 +50,16 @@ THREAD_COLUMNS = [
     "started_s",
     "ended_s",
 ]
+SECOND_COLUMNS = [
+    "host",
+    "client",
+    "ended_s",
+    "commands",
+    "conflicts",
+    "aborted",
+    "unknown",
+    *(f"latency_us_{name}" for name in (*PERCENTILES, "max")),
+]
 
 
 @dataclass(frozen=True)
@@ -86,11 +96,23 @@ def assemble(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         host: physics.host_figures(physics.within(rows, *_span(found, host)))
         for host, rows in samples.items()
     }
-    summary = summarize(found, manifest)
-    summary |= {"hosts": hosts, "marks": physics.marks(hosts), "busiest": physics.busiest(hosts)}
+    summary, rows = summarize(found, manifest), host_rows(found)
+    records = [(row.host, row.record) for row in found]
+    response_us = outliers.response_us(records)
+    host_of = {server["name"]: server["host"] for server in manifest["roster"]["servers"]}
+    summary |= {
+        "hosts": hosts,
+        "marks": physics.marks(hosts),
+        "busiest": physics.busiest(hosts),
+        "response_us": response_us,
+        "outliers": outliers.outliers(response_us, host_of, rows, hosts),
+        "bound": limits.bound(records, manifest, summary["throughput_per_s"]),
+    }
+    summary["limit"] = limits.limit(summary)
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    _write_csv(folder / "threads.csv", thread_rows(found))
-    return summary, host_rows(found)
+    _write_csv(folder / "threads.csv", THREAD_COLUMNS, thread_rows(found))
+    _write_csv(folder / "seconds.csv", SECOND_COLUMNS, second_rows(found))
+    return summary, rows
 
 
 def _span(found: list[HostRecord], host: str) -> tuple[float, float]:
@@ -202,10 +224,23 @@ def thread_rows(found: list[HostRecord]) -> list[dict[str, Any]]:
     ]
 
 
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the rows of `thread_rows`."""
+def second_rows(found: list[HostRecord]) -> list[dict[str, Any]]:
+    """Return a row a client and second, with SECOND_COLUMNS as keys."""
+    return [
+        {
+            **{name: getattr(second, name, None) for name in SECOND_COLUMNS},
+            "host": row.host,
+            "client": row.record.client,
+            **{f"latency_us_{name}": value for name, value in _latency(second.latency).items()},
+        }
+        for row in found
+        for second in row.record.seconds
+    ]
+
+
+def _write_csv(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as target:
-        writer = csv.DictWriter(target, THREAD_COLUMNS)
+        writer = csv.DictWriter(target, columns)
         writer.writeheader()
         writer.writerows(rows)
 

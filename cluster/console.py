@@ -216,10 +216,12 @@ def show_summary(screen: Screen, summary: dict[str, Any], hosts: list[dict[str, 
         screen.note(f"fixed rate of {rate:,g} commands/s: latencies are from the intended start")
     else:
         screen.note("closed loop: latencies are of the commands that there was room for")
+    screen.note(f"limit: {summary['limit']}")
+    if bound := summary["bound"]:
+        most = f"{bound['throughput_per_s']:,.0f} commands/s that the links would allow"
+        screen.note(f"{bound['share']:.1%} of the {most}")
     if busiest := summary["busiest"]:
-        limit = f"; {busiest['limit']} could do no more" if busiest["limit"] else ""
-        used = f"{busiest['cpu_busy']:.0%} of its processor{limit}"
-        screen.note(f"busiest host: {busiest['host']}, {used}")
+        screen.note(f"busiest host: {busiest['host']}, {busiest['cpu_busy']:.0%} of its processor")
     late, due = summary["not_begun"], summary["not_begun"] + summary["commands"]
     if late > _LATE_SHARE * due:  # some are always due just before the end
         screen.warn(
@@ -241,6 +243,8 @@ def show_flaws(screen: Screen, summary: dict[str, Any]) -> None:
             screen.warn(f"{client} lost server {server}: {why}")
     for error in summary["errors"]:
         screen.warn(error)
+    for line in summary["outliers"]:
+        screen.warn(line)
     for mark in summary["marks"]:
         screen.warn(f"{mark}; so take these figures with care")
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cluster import health, processes, release, secret
+from cluster import health, links, processes, release, secret
 from cluster.collect import collect
 from cluster.deploy_lock import changing
 from cluster.errors import ClusterError
@@ -41,6 +41,7 @@ def execute(  # noqa: PLR0913 - what an experiment is made of
         processes.stop(operator, ["client", "server"]).require()
     problems: list[str] = []
     try:
+        _measure_links(operator, run)
         start_servers(operator, run, servers)
         start_clients(operator, run, options)
         with run.step("wait"):
@@ -56,6 +57,15 @@ def execute(  # noqa: PLR0913 - what an experiment is made of
     problems += _wind_down(operator, run)
     run.note(problems=problems)
     return problems
+
+
+def _measure_links(operator: Operator, run: Run) -> None:
+    """Note how fast the links are; a run that does not know it has no bound, and is no worse."""
+    try:
+        with run.step("measure links"):
+            run.note(links=links.measure(operator))
+    except ClusterError as error:
+        operator.screen.warn(f"The links are not measured, so there will be no bound: {error}")
 
 
 def deploy(

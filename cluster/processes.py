@@ -185,12 +185,16 @@ def wait_for_clients(
     Returns a line for each process that died, and the hosts that could not be asked.
     """
     names = [host.name for host in operator.cluster.hosts if host.clients_per_host]
-    watch = Call("watch.watch", {"run": run.name}, timeout_s=None)
+    asked = {"run": run.name, "clientless_s": duration_s or 0.0}
+    watch = Call("watch.watch", asked, timeout_s=None)
     with operator.screen.running(names, duration_s) as view:
 
         def report(host: str, document: dict[str, Any]) -> None:
             view.update(host, document["progress"])
-            samples.write(json.dumps({"host": host, **document["sample"]}) + "\n")
+            sample = document["sample"]
+            offset_s = sample["time_unix_s"] - time.time()  # less what it was on its way
+            row = {"host": host, **sample, "clock_offset_s": round(offset_s, 3)}
+            samples.write(json.dumps(row) + "\n")
 
         with run.appending(SAMPLES, dry_run=operator.dry_run) as samples:
             watched = operator.each("watch", watch, preview={}, report=report)

@@ -29,6 +29,7 @@ COMMANDS = {
     "files.purge",
     "files.runs",
     "files.tail",
+    "links.measure",
     "power.reboot",
     "processes.ask",
     "processes.go",

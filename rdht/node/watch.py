@@ -25,13 +25,16 @@ _STATISTICS = tuple(f"{way}_{what}" for way in ("rx", "tx") for what in _COUNTED
 def watch(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[str, Any]:
     """Print a line of JSON a second while any of the run's clients is alive.
 
+    Where no client of it runs, that is for `clientless_s`.
+
     It has `progress`, what the clients report, and `sample`, as `sample` returns it.
     """
     folder = folders.run(arguments["run"])
     here = records(folders, arguments["run"])
     clients = [row for row in here if row["role"] == "client"]
     next_s = time.monotonic()
-    while any(is_alive(record) for record in clients):
+    end_s = next_s + (0.0 if clients else arguments["clientless_s"])
+    while any(is_alive(record) for record in clients) or time.monotonic() < end_s:
         if time.monotonic() >= next_s:
             next_s += 1.0
             progress = [read_json(folder / f"{record['file']}.progress.json") for record in clients]

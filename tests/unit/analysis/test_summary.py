@@ -17,7 +17,7 @@ from analysis import summary
 from analysis.summary import PERCENTILES, THREAD_COLUMNS, HostRecord
 from rdht.errors import ConfigurationError
 from rdht.messages import Operation, Status
-from rdht.records import SLOT_S, ClientRecord, Histogram, ThreadRecord
+from rdht.records import SLOT_S, ClientRecord, Histogram, Second, ThreadRecord
 from rdht.traffic import Traffic
 
 PARAMETERS: dict[str, Any] = {
@@ -33,6 +33,7 @@ MANIFEST = {
     "cluster": "shelf",
     "release": "0123456789ab",
     "servers": ["pi1", "pi2"],
+    "roster": {"servers": [{"name": "pi1", "host": "pi1"}, {"name": "pi2", "host": "pi2"}]},
 }
 
 
@@ -186,8 +187,9 @@ def found() -> list[HostRecord]:
                 tally[kind] = [next(numbers), next(numbers) ** 2]
         return record
 
+    second = Second(1.0, 5, 4, 3, 2, Histogram({7: 5}, 7))
     return [
-        HostRecord(host, client(thread(0), thread(1), name=f"{host}.{index}"))
+        HostRecord(host, client(thread(0), thread(1), name=f"{host}.{index}", seconds=[second]))
         for host in ("pi1", "pi2")
         for index in (0, 1)
     ]
@@ -303,7 +305,7 @@ def test_only_what_a_host_did_while_the_figures_were_taken_counts(
     thread = ThreadRecord(0, ended_s=3.0)
     folder = collected([HostRecord("pi1", client(thread, started_unix_s=100.0))])
     counters = dict.fromkeys(("segments_sent", "segments_sent_again"), 0)
-    state = dict.fromkeys(("clock_khz", "temperature_c", "throttled"))
+    state = dict.fromkeys(("clock_khz", "temperature_c", "throttled", "clock_offset_s"))
     rest: dict[str, Any] = {"processes_cpu_s": {}, "network": {}, **counters, **state}
     with (folder / "samples.jsonl").open("w", encoding="utf-8") as samples:
         for second in range(98, 106):
@@ -313,22 +315,30 @@ def test_only_what_a_host_did_while_the_figures_were_taken_counts(
             samples.write(json.dumps(row) + "\n")
     figures, _ = summary.assemble(folder)
     assert figures["hosts"]["pi1"]["watched_s"] == 3
-    assert (figures["busiest"]["cpu_busy"], figures["busiest"]["limit"]) == (1.0, "pi1")
+    assert figures["busiest"]["cpu_busy"] == 1.0
+    assert figures["limit"] == "the processor of pi1"
 
 
 def test_assembling_writes_what_it_returns(
     collected: Callable[[list[HostRecord]], Path], found: list[HostRecord]
 ) -> None:
     folder = collected(found)
-    figures, rows = summary.assemble(folder)
-    nobody_watched: dict[str, Any] = {"hosts": {}, "marks": [], "busiest": None}
-    assert figures == summary.summarize(found, MANIFEST) | nobody_watched
-    assert rows == summary.host_rows(found)
+    figures, host_rows = summary.assemble(folder)
+    unknown: dict[str, Any] = {"hosts": {}, "marks": [], "busiest": None, "bound": None}
+    expected = summary.summarize(found, MANIFEST) | unknown
+    assert {name: figures[name] for name in expected} == expected
+    assert set(figures) - set(expected) == {"response_us", "outliers", "limit"}
+    assert set(figures["response_us"]) == {"pi1", "pi2"}
+    assert host_rows == summary.host_rows(found)
     assert json.loads((folder / "summary.json").read_text(encoding="utf-8")) == figures
-    with (folder / "threads.csv").open(newline="", encoding="utf-8") as source:
-        lines = list(csv.DictReader(source))
-    expected = summary.thread_rows(found)
-    assert lines == [{name: str(value) for name, value in row.items()} for row in expected]
+    for name, rows in (
+        ("threads.csv", summary.thread_rows(found)),
+        ("seconds.csv", summary.second_rows(found)),
+    ):
+        with (folder / name).open(newline="", encoding="utf-8") as source:
+            lines = list(csv.DictReader(source))
+        assert lines
+        assert lines == [{column: str(value) for column, value in row.items()} for row in rows]
 
 
 def test_assembling_twice_gives_the_same_files(

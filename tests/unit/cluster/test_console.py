@@ -192,7 +192,10 @@ def summary() -> dict[str, Any]:
         "target_rate_per_s": None,
         "not_begun": 0,
         "marks": [],
-        "busiest": {"host": "pi2", "cpu_busy": 0.514, "process": None, "limit": None},
+        "busiest": {"host": "pi2", "cpu_busy": 0.514, "process": None},
+        "outliers": [],
+        "limit": "the link of pi2, outward",
+        "bound": {"throughput_per_s": 1300.4, "share": 0.9493, "links": []},
         "missing_clients": [],
         "interrupted": False,
         "lost": {},
@@ -229,7 +232,9 @@ def test_a_summary_has_a_row_a_host_and_one_for_the_cluster(
     assert "10.0 s after 1 s of warm-up" in out
     assert "closed loop" in out
     assert "busiest host: pi2, 51% of its processor" in out
-    assert "no more" not in out
+    assert "limit: the link of pi2, outward" in out
+    assert "94.9% of the 1,300 commands/s that the links would allow" in out
+    assert "stands out" not in out
     assert "keep up" not in out
     assert "99 keys, equal on both replicas" in out
 
@@ -242,7 +247,8 @@ def test_a_summary_says_what_is_wrong_with_the_run(
     summary["missing_clients"] = ["pi9"]
     summary["interrupted"] = True
     summary["marks"] = ["pi1, pi2: throttled (0x1): look at power supply and cooling"]
-    summary["busiest"] |= {"cpu_busy": 0.97, "limit": "pi2"}
+    summary["outliers"] = ["pi2 stands out, its link: it sends 5% again"]
+    summary["bound"] = None
     summary["replicas"]["differing"] = [{"key": "a"}]
     show_summary(Screen(), summary, [host_row])
     out = capsys.readouterr().out
@@ -252,7 +258,8 @@ def test_a_summary_says_what_is_wrong_with_the_run(
     assert "interrupted" in out
     assert "1 DIFFER" in out
     assert "pi1, pi2: throttled (0x1): look at power supply and cooling; so take" in out
-    assert "97% of its processor; pi2 could do no more" in out
+    assert "pi2 stands out, its link: it sends 5% again" in out
+    assert "would allow" not in out
 
 
 def test_a_summary_says_of_a_fixed_rate_whether_it_was_kept_up_with(

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -149,15 +150,18 @@ def test_a_call_travels_with_its_code_and_needs_no_release(
 def test_the_sources_come_in_the_order_of_their_imports(
     here: Callable[..., Any], module: str
 ) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        end = list(taken.getsockname())
     harmless = {
         "releases": Call("releases.probe"),
         "files": Call("files.runs"),
         "facts": Call("facts.facts"),
+        "links": Call("links.measure", {"listen": end, "peer": end, "token": "a token"}),
         "faults": Call("faults.active"),
         "processes": Call("processes.status"),
         "secret": Call("secret.put", {"replaces": None}, secret="a text"),
         "setup": Call("setup.prepare"),
-        "watch": Call("watch.watch", {"run": "none"}),
+        "watch": Call("watch.watch", {"run": "none", "clientless_s": 0.0}),
     }
     assert isinstance(here(harmless[module]), dict)
 

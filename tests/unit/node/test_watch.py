@@ -16,6 +16,7 @@ from rdht.node.host import Folders, boot_id, start_ticks, write_json
 from rdht.node.watch import sample, watch
 
 RUN = "20261127-100000-shelf-3fa9"
+ASKED = {"run": RUN, "clientless_s": 0.0}
 
 
 def running(folders: Folders, role: str, pid: int) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def test_a_line_a_second_has_the_clients_progress_and_a_sample(
         client.communicate()
 
     monkeypatch.setattr("rdht.node.watch.time.sleep", end_the_client)
-    assert watch(folders, {"run": RUN}, b"") == {}
+    assert watch(folders, ASKED, b"") == {}
     (line,) = capsys.readouterr().out.splitlines()
     shown = json.loads(line)
     assert shown["progress"] == [{"commands": 17}]
@@ -58,8 +59,19 @@ def test_a_host_whose_clients_have_ended_is_not_watched(
     folders: Folders, capsys: pytest.CaptureFixture[str]
 ) -> None:
     running(folders, "server", os.getpid())
-    assert watch(folders, {"run": RUN}, b"") == {}
+    assert watch(folders, ASKED, b"") == {}
     assert capsys.readouterr().out == ""
+
+
+def test_a_host_without_clients_is_watched_for_a_time(
+    folders: Folders, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_POLL_S", 0.01)
+    running(folders, "server", os.getpid())
+    assert watch(folders, {**ASKED, "clientless_s": 1.1}, b"") == {}
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["progress"] for line in lines] == [[], []]
+    assert all(set(line["sample"]["processes_cpu_s"]) == {"server pi1"} for line in lines)
 
 
 def test_a_sample_counts_what_is_used(folders: Folders) -> None:

@@ -1,0 +1,100 @@
+"""Runs in which something is wrong on purpose: the results name it without being told."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import netns, processes
+from lab.links import RUN_NETNS, Names
+from tests.e2e.checkout import Checkout
+from tests.needs import NETNS
+
+pytestmark = [
+    NETNS,
+    pytest.mark.parametrize("checkout", ["netns"], indirect=True, scope="session"),
+]
+CGROUPS = Path("/sys/fs/cgroup")
+PERIOD_US = 20_000
+WORDS = ("run", "--threads", "2", "--duration", "4")
+Quota = Callable[[Iterable[int], float], None]
+
+
+@pytest.fixture
+def quota() -> Iterator[Quota]:
+    """Return a function that lets some processes and their children use so many cores."""
+    is_old = (CGROUPS / "cpu").is_dir()  # version 1 of the kernel's cgroups
+    folder = CGROUPS / ("cpu" if is_old else "") / f"rdht-test-{os.getpid()}"
+    outside = folder.parent / "cgroup.procs"
+    if not is_old:
+        (folder.parent / "cgroup.subtree_control").write_text("+cpu", encoding="ascii")
+    folder.mkdir()
+
+    def limit(pids: Iterable[int], cores: float) -> None:
+        quota_us = max(1000, round(cores * PERIOD_US))
+        if is_old:
+            (folder / "cpu.cfs_period_us").write_text(str(PERIOD_US), encoding="ascii")
+            (folder / "cpu.cfs_quota_us").write_text(str(quota_us), encoding="ascii")
+        else:
+            (folder / "cpu.max").write_text(f"{quota_us} {PERIOD_US}", encoding="ascii")
+        for pid in pids:
+            (folder / "cgroup.procs").write_text(str(pid), encoding="ascii")
+
+    yield limit
+    for pid in (folder / "cgroup.procs").read_text(encoding="ascii").split():
+        outside.write_text(pid, encoding="ascii")
+    folder.rmdir()
+
+
+def culprits(summary: dict[str, Any]) -> list[str]:
+    return [line.partition(":")[0] for line in summary["outliers"]]
+
+
+@contextmanager
+def links_of(lab: Checkout, rate: str) -> Iterator[None]:
+    """Give every link another rate for a while."""
+    for host in lab.ports():
+        netns.rate(lab.lab, host, rate)
+    try:
+        yield
+    finally:
+        for host in lab.ports():
+            netns.rate(lab.lab, host, netns.DEFAULT_RATE)
+
+
+def test_links_that_are_full_are_the_limit_and_close_to_the_bound(idle: Checkout) -> None:
+    with links_of(idle, "3mbit"):  # far below what two cores can do
+        summary = idle.json("run", "--duration", "10")
+    for row in summary["bound"]["links"]:
+        assert row["rate_bits_per_s"] == pytest.approx(3e6, rel=0.05)
+    assert 0.95 <= summary["bound"]["share"] <= 1.02
+    assert "link" in summary["limit"]
+
+
+def test_a_host_that_is_four_times_slower_is_named(idle: Checkout, quota: Quota) -> None:
+    usual = idle.json(*WORDS)["hosts"]["pi3"]["processes_cores"]
+    host = RUN_NETNS / Names.of(idle.lab).host("pi3")
+    quota(processes.inside([host]), sum(usual.values()) / 4)
+    summary = idle.json(*WORDS)
+    assert culprits(summary)[0] == "pi3 stands out, the whole host", summary["outliers"]
+
+
+def test_clients_that_are_held_back_are_named(idle: Checkout, quota: Quota) -> None:
+    before = idle.latest()
+    with idle.start(*WORDS, "--warmup", "2") as process:
+        idle.wait_for_clients(before)
+        quota([idle.pid("pi2", "client")], 0.02)
+        stdout, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert culprits(idle.summary())[0] == "pi2 stands out, its clients", stdout
+    assert "pi2 stands out, its clients: " in stdout
+
+
+def test_a_link_that_loses_packets_is_named(idle: Checkout) -> None:
+    idle.fab("fault.loss", "--limit", "pi4", "--percent", "5", "--for", "60")
+    summary = idle.json(*WORDS)
+    idle.fab("heal")
+    assert culprits(summary)[0] == "pi4 stands out, its link", summary["outliers"]
