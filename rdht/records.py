@@ -57,10 +57,12 @@ class Histogram:
         for bucket in sorted(self.counts):
             reached += self.counts[bucket]
             if reached >= needed:
-                return min(self._upper(bucket), self.max_us)
+                return min(self.upper_us(bucket), self.max_us)
         return None
 
-    def _upper(self, bucket: int) -> int:
+    @staticmethod
+    def upper_us(bucket: int) -> int:
+        """Return the largest value that a bucket counts."""
         half = 1 << _LINEAR_BITS - 1
         shift = max(0, bucket // half - 1)
         return ((bucket - shift * half + 1) << shift) - 1
