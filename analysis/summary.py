@@ -88,7 +88,19 @@ def read_run(folder: Path) -> list[HostRecord]:
 
 
 def assemble(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Write a run's summary.json and threads.csv; return the summary and a row a host."""
+    """Write a run's summary.json, threads.csv and seconds.csv.
+
+    Returns the summary, and a row a host.
+    """
+    found, summary = evaluate(folder)
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    _write_csv(folder / "threads.csv", THREAD_COLUMNS, thread_rows(found))
+    _write_csv(folder / "seconds.csv", SECOND_COLUMNS, second_rows(found))
+    return summary, host_rows(found)
+
+
+def evaluate(folder: Path) -> tuple[list[HostRecord], dict[str, Any]]:
+    """Return what a run's clients recorded, and its summary; write nothing."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     found = read_run(folder)
     samples = physics.read_samples(folder)
@@ -109,10 +121,7 @@ def assemble(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "bound": limits.bound(records, manifest, summary["throughput_per_s"]),
     }
     summary["limit"] = limits.limit(summary)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    _write_csv(folder / "threads.csv", THREAD_COLUMNS, thread_rows(found))
-    _write_csv(folder / "seconds.csv", SECOND_COLUMNS, second_rows(found))
-    return summary, rows
+    return found, summary
 
 
 def _span(found: list[HostRecord], host: str) -> tuple[float, float]:
@@ -137,7 +146,7 @@ def summarize(found: list[HostRecord], manifest: dict[str, Any]) -> dict[str, An
     the threads' own averages would overstate it.
     """
     threads = [thread for row in found for thread in row.record.threads]
-    interval = _common_interval(threads)
+    interval = common_interval(threads)
     duration_s = interval[1] - interval[0]
     latency = Histogram()
     for thread in threads:
@@ -247,7 +256,7 @@ def _write_csv(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> No
 
 def host_rows(found: list[HostRecord]) -> list[dict[str, Any]]:
     """Return a row a host: what its clients did together."""
-    interval = _common_interval([thread for row in found for thread in row.record.threads])
+    interval = common_interval([thread for row in found for thread in row.record.threads])
     rows = []
     for host in dict.fromkeys(row.host for row in found):
         threads = [thread for row in found if row.host == host for thread in row.record.threads]
@@ -274,7 +283,7 @@ def _latency(histogram: Histogram) -> dict[str, int | None]:
     return {**values, "max": histogram.max_us if histogram.total else None}
 
 
-def _common_interval(threads: list[ThreadRecord]) -> tuple[float, float]:
+def common_interval(threads: list[ThreadRecord]) -> tuple[float, float]:
     """Return begin and end (s) of the time in which all threads ran; both the same if in none."""
     begin_s = max(thread.started_s for thread in threads)
     return begin_s, max(begin_s, min(thread.ended_s for thread in threads))

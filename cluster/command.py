@@ -17,7 +17,14 @@ from invoke.tasks import task as invoke_task
 
 from cluster import inventory, namespace
 from cluster.console import Screen, print_json
-from cluster.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, ClusterError, UsageError
+from cluster.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    ClusterError,
+    UsageError,
+    VerdictError,
+)
 from cluster.inventory import Cluster
 from cluster.operator import Operator
 from rdht.errors import RdhtError
@@ -139,13 +146,20 @@ def _finish(screen: Screen, act: Callable[[Screen], Any]) -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, _interrupt)
     try:
-        result = act(screen)
+        _print_result(screen, act(screen))
+    except VerdictError as error:
+        if error.result is not None:
+            _print_result(screen, error.result)
+        raise Exit(str(error), error.exit_code) from None
     except ClusterError as error:
         raise Exit(str(error), error.exit_code) from None
     except RdhtError as error:
         raise Exit(str(error), EXIT_FAILED) from None
     except KeyboardInterrupt:
         raise Exit("interrupted", EXIT_INTERRUPTED) from None
+
+
+def _print_result(screen: Screen, result: Any) -> None:
     if screen.json:
         print_json(json_module.dumps(result))
 

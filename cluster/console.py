@@ -24,6 +24,11 @@ from rich.table import Table
 from cluster.errors import UsageError
 
 _LATE_SHARE = 0.01
+_FIGURES = {
+    "throughput_per_s": "commands/s",
+    "latency_us_p50": "p50 µs",
+    "latency_us_p99": "p99 µs",
+}
 _FILE_COLUMNS = 160  # where there is no terminal to fit
 _COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
 
@@ -222,31 +227,33 @@ def show_summary(screen: Screen, summary: dict[str, Any], hosts: list[dict[str, 
         screen.note(f"{bound['share']:.1%} of the {most}")
     if busiest := summary["busiest"]:
         screen.note(f"busiest host: {busiest['host']}, {busiest['cpu_busy']:.0%} of its processor")
-    late, due = summary["not_begun"], summary["not_begun"] + summary["commands"]
-    if late > _LATE_SHARE * due:  # some are always due just before the end
-        screen.warn(
-            f"the table did not keep up: {late:,} of {due:,} commands found no room before the end"
-        )
     show_flaws(screen, summary)
     if summary["replicas"]:
         screen.note(_verdict(summary["replicas"]))
 
 
 def show_flaws(screen: Screen, summary: dict[str, Any]) -> None:
-    """Show what is missing from an assembled run, and what its clients lost."""
+    """Show what is missing from an assembled run, and what makes it doubtful."""
+    for flaw in _flaws(summary):
+        screen.warn(flaw)
+
+
+def _flaws(summary: dict[str, Any]) -> Iterator[str]:
+    late, due = summary["not_begun"], summary["not_begun"] + summary["commands"]
+    if late > _LATE_SHARE * due:  # some are always due just before the end
+        unserved = f"{late:,} of {due:,} commands found no room before the end"
+        yield f"the table did not keep up: {unserved}"
     if missing := summary["missing_clients"]:
-        screen.warn(f"no results of client {', '.join(missing)}: not in these figures")
+        yield f"no results of client {', '.join(missing)}: not in these figures"
     if summary["interrupted"]:
-        screen.warn("the run was interrupted before its end")
+        yield "the run was interrupted before its end"
     for client, lost in summary["lost"].items():
         for server, why in lost.items():
-            screen.warn(f"{client} lost server {server}: {why}")
-    for error in summary["errors"]:
-        screen.warn(error)
-    for line in summary["outliers"]:
-        screen.warn(line)
+            yield f"{client} lost server {server}: {why}"
+    yield from summary["errors"]
+    yield from summary["outliers"]
     for mark in summary["marks"]:
-        screen.warn(f"{mark}; so take these figures with care")
+        yield f"{mark}; so take these figures with care"
 
 
 def _profile(summary: dict[str, Any]) -> str:
@@ -294,3 +301,49 @@ def show_comparison(screen: Screen, summaries: Sequence[dict[str, Any]]) -> None
     for summary in summaries:
         verdict = _verdict(summary["replicas"])
         screen.note(f"logs/{summary['run']}: {_profile(summary)}: {verdict}")
+
+
+def show_compared(screen: Screen, compared: dict[str, Any]) -> None:
+    """Show how runs B compare with runs A, and whatever makes that doubtful."""
+    intervals = {name: _interval(row["interval"]) for name, row in compared["figures"].items()}
+    screen.table(
+        ["figure", "A", "B", "B / A", "95 % interval"],
+        [
+            [_FIGURES[name], row["a"], row["b"], _factor(row["ratio"]), intervals[name]]
+            for name, row in compared["figures"].items()
+        ],
+    )
+    by = compared["decided_by"]
+    screen.note(
+        f"{compared['verdict']}: B / A of {_FIGURES[by]} is"
+        f" {intervals[by] or 'not known: the runs are too short, or too small'}"
+    )
+    if by != "throughput_per_s":
+        screen.note("at a fixed rate the rate gives the throughput: so p99 latency decides")
+    if not compared["repeated"]:
+        once = [side.upper() for side in ("a", "b") if len(compared[side]) == 1]
+        screen.note(
+            f"one run of {' and '.join(once)}: how much runs differ by themselves is not in these"
+            " intervals; repeat them to know (fab compare a1,a2,a3 b1,b2,b3)"
+        )
+    if differs := compared["differs"]:
+        screen.table(["differs", "A", "B"], [[name, *values] for name, values in differs.items()])
+    else:
+        screen.note("nothing differs: B repeats A")
+    for objection in compared["objections"]:
+        screen.warn(f"compared all the same: {objection}")
+    for summary in (*compared["a"], *compared["b"]):
+        for flaw in (*_flaws(summary), *_unequal(summary["replicas"])):
+            screen.warn(f"{summary['run']}: {flaw}")
+
+
+def _factor(ratio: float | None) -> str | None:
+    return None if ratio is None else f"{ratio:,.3f}"
+
+
+def _interval(ends: tuple[float, float] | None) -> str | None:
+    return None if ends is None else " to ".join(f"{end:,.3f}" for end in ends)
+
+
+def _unequal(replicas: dict[str, Any] | None) -> list[str]:
+    return [_verdict(replicas)] if replicas and replicas["differing"] else []

@@ -1,6 +1,7 @@
 """What can go wrong at the operator's desk; a task shows each as a line and an exit code."""
 
 from pathlib import Path
+from typing import Any
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -71,3 +72,8 @@ class VerdictError(ClusterError):
     """The run ended, and its verdict is bad."""
 
     exit_code = EXIT_VERDICT
+
+    def __init__(self, why: str, result: Any = None) -> None:
+        """Say why; `result` is what --json prints all the same."""
+        super().__init__(why)
+        self.result = result

@@ -47,7 +47,7 @@ class Histogram:
         """Return what was counted since `before`, which was this one then."""
         grown = {bucket: n - before.counts.get(bucket, 0) for bucket, n in self.counts.items()}
         counts = {bucket: n for bucket, n in grown.items() if n}
-        largest_us = self._upper(max(counts)) if counts else 0
+        largest_us = self.upper_us(max(counts)) if counts else 0
         return Histogram(counts, min(largest_us, self.max_us))
 
     @property
@@ -65,10 +65,12 @@ class Histogram:
         for bucket in sorted(self.counts):
             reached += self.counts[bucket]
             if reached >= needed:
-                return min(self._upper(bucket), self.max_us)
+                return min(self.upper_us(bucket), self.max_us)
         return None
 
-    def _upper(self, bucket: int) -> int:
+    @staticmethod
+    def upper_us(bucket: int) -> int:
+        """Return the largest value that a bucket counts."""
         half = 1 << _LINEAR_BITS - 1
         shift = max(0, bucket // half - 1)
         return ((bucket - shift * half + 1) << shift) - 1

@@ -1,13 +1,14 @@
-"""collect, assemble, clean."""
+"""collect, assemble, compare, clean."""
 
+from collections import Counter
 from typing import Any
 
 from analysis import summary as analysis
 from cluster import collect as collecting
 from cluster import health, processes, runs
 from cluster.command import LOGS, ROOT, cluster_task, task
-from cluster.console import Screen, show_summary
-from cluster.errors import ClusterError, UsageError
+from cluster.console import Screen, show_compared, show_summary
+from cluster.errors import ClusterError, UsageError, VerdictError
 from cluster.operator import Operator
 from cluster.remote import Call
 
@@ -45,6 +46,40 @@ def assemble(screen: Screen, *, run: str | None = None) -> dict[str, Any]:
         lost = health.problems(summary["lost_ranges"], summary["unsafe_servers"])
         raise ClusterError("\n".join([*lost, "the run is not complete"]))
     return summary
+
+
+@task(
+    a="a run that was collected, or its repeats, comma-separated",
+    b="the run that is compared with it, or its repeats",
+    force="compare also what is incomplete, or differs in more than one thing",
+)
+def compare(screen: Screen, a: str, b: str, *, force: bool = False) -> dict[str, Any]:
+    """Tell whether runs B are faster or slower than runs A.
+
+    The exit code is 3 if they are slower, and 0 if they are faster or nothing can be told.
+    """
+    from analysis import compare as comparing  # noqa: PLC0415 - numpy would make every fab wait
+
+    sides = [[comparing.read(run.folder) for run in _named(side)] for side in (a, b)]
+    counted = Counter(run.name for side in sides for run in side)
+    if twice := [name for name, count in counted.items() if count > 1]:
+        why = f"run {twice[0]} is named twice: a repeat is another run (fab run)"
+        raise UsageError(why)
+    if not force and (objections := comparing.objections(*sides)):
+        raise UsageError("\n".join([*objections, "To compare them all the same: --force"]))
+    compared = comparing.compare(*sides)
+    show_compared(screen, compared)
+    if compared["verdict"] == comparing.SLOWER:
+        raise VerdictError(comparing.SLOWER, compared)
+    return compared
+
+
+def _named(side: str) -> list[runs.Run]:
+    names = side.split(",")
+    if "" in names:
+        why = f"{side!r} is no list of runs: write their names with a comma between each two"
+        raise UsageError(why)
+    return [runs.load(LOGS, name) for name in names]
 
 
 @cluster_task(run="only this run", force="remove also what is not collected")

@@ -210,6 +210,17 @@ def test_a_failure_is_a_line_and_an_exit_code(
     assert type_line(work, *words) == (code, "", f"{text}\n")
 
 
+def test_a_bad_verdict_has_its_document_all_the_same(type_line: Callable[..., Typed]) -> None:
+    @task()
+    def work(screen: Screen) -> None:
+        """Work."""
+        why = "B is slower"
+        raise VerdictError(why, {"ratio": 0.5})
+
+    assert type_line(work, "--json") == (3, '{"ratio": 0.5}\n', "B is slower\n")
+    assert type_line(work) == (3, "", "B is slower\n")
+
+
 def test_a_mistake_in_the_inventory_is_a_line_and_exit_code_2(
     type_line: Callable[..., Typed], checkout: Path
 ) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cluster.console import Screen, print_json, show_comparison, show_summary
+from cluster.console import Screen, print_json, show_compared, show_comparison, show_summary
 
 Capture = pytest.CaptureFixture[str]
 
@@ -311,3 +311,45 @@ def test_a_run_in_which_nothing_was_done_stands_beside_others(
     latency = dict.fromkeys(summary["latency_us"])
     show_comparison(Screen(), [{**summary, **nothing, "latency_us": latency}, summary])
     assert "not compared" in capsys.readouterr().out
+
+
+@pytest.fixture
+def compared(summary: dict[str, Any]) -> dict[str, Any]:
+    row = {"a": 1000.0, "b": 1500.0, "ratio": 1.5, "interval": (1.4, 1.61234)}
+    untold = {"a": 900, "b": None, "ratio": None, "interval": None}
+    return {
+        "a": [summary],
+        "b": [{**summary, "run": "other", "not_begun": 9000}],
+        "repeated": False,
+        "figures": {"throughput_per_s": row, "latency_us_p50": row, "latency_us_p99": untold},
+        "decided_by": "throughput_per_s",
+        "verdict": "B is faster",
+        "differs": {"window": (1, None)},
+        "objections": ["no repeats"],
+    }
+
+
+def test_a_comparison_has_a_row_a_figure_and_all_that_makes_it_doubtful(
+    capsys: Capture, compared: dict[str, Any]
+) -> None:
+    show_compared(Screen(), compared)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    words = [line.split() for line in lines]
+    assert ["commands/s", "1,000.0", "1,500.0", "1.500", "1.400", "to", "1.612"] in words
+    assert ["p99", "µs", "900", "-", "-", "-"] in words
+    assert "B is faster: B / A of commands/s is 1.400 to 1.612" in lines
+    assert any(line.startswith("one run of A and B: how much runs differ") for line in lines)
+    assert "compared all the same: no repeats" in lines
+    late = "9,000 of 21,345 commands found no room before the end"
+    assert f"other: the table did not keep up: {late}" in lines
+
+
+def test_a_comparison_by_latency_says_why_and_what_it_cannot_tell(
+    capsys: Capture, compared: dict[str, Any]
+) -> None:
+    compared |= {"decided_by": "latency_us_p99", "verdict": "no difference shown", "repeated": True}
+    show_compared(Screen(), compared)
+    out = capsys.readouterr().out
+    assert "no difference shown: B / A of p99 µs is not known" in out
+    assert "at a fixed rate the rate gives the throughput" in out
+    assert "by themselves" not in out

@@ -93,7 +93,7 @@ def test_buckets_follow_each_other_without_gap_or_overlap(value: int) -> None:
     (bucket,) = histogram_of([value]).counts
     (following,) = histogram_of([value + 1]).counts
     assert following - bucket in {0, 1}
-    upper = Histogram()._upper(bucket)
+    upper = Histogram().upper_us(bucket)
     assert upper >= value
     assert (following == bucket) == (upper > value)
 
