@@ -2,7 +2,7 @@
 
 from invoke.collection import Collection
 
-from tasks import deploy, dev, experiment, faults, hosts, lab, processes, results
+from tasks import deploy, dev, experiment, faults, hosts, lab, processes, results, sweeps
 
 namespace = Collection(
     hosts.use,
@@ -23,6 +23,7 @@ namespace = Collection(
     results.compare,
     results.clean,
     experiment.run,
+    sweeps.sweep,
     experiment.demo,
     faults.heal,
     fault=Collection(faults.kill, faults.pause, faults.power, faults.cut, faults.slow, faults.loss),

@@ -272,6 +272,34 @@ def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
+def show_sweep(screen: Screen, varied: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """Show a row a point: its values, and what came of them."""
+    columns = {
+        **{name: name.replace("_", " ") for name in varied},
+        "runs": "runs",
+        "throughput_per_s": "commands/s",
+        "within": "±",
+        "latency_us_p50": "p50 µs",
+        "latency_us_p99": "p99 µs",
+        "conflicts_share": "conflicts/command",
+        "bound_share": "of the bound",
+        "limit": "limit",
+    }
+    shown = [
+        {
+            **row,
+            "within": row["throughput_high"] and row["throughput_high"] - row["throughput_per_s"],
+            "conflicts_share": f"{row['conflicts_share']:.3f}",
+            "bound_share": row["bound_share"] and f"{row['bound_share']:.0%}",
+        }
+        for row in rows
+    ]
+    screen.table(list(columns.values()), [[row[name] for name in columns] for row in shown])
+    screen.note("±: half of the 95 % interval of the mean of all runs of a point")
+    if doubtful := sum(row["doubtful"] for row in rows):
+        screen.warn(f"{doubtful} runs are doubtful: each one's summary.json has its marks")
+
+
 def show_comparison(screen: Screen, summaries: Sequence[dict[str, Any]]) -> None:
     """Show runs side by side, and how each compares with the first; fits 100 columns."""
     columns = [

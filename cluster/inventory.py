@@ -80,6 +80,26 @@ class Cluster:
             wanted.update(known[word])
         return replace(self, hosts=tuple(host for host in self.hosts if host.name in wanted))
 
+    def sized(self, servers: int, clients: int) -> "Cluster":
+        """Return the cluster with only the first so many servers and clients; 0 leaves all."""
+        of_servers = _first([host.servers_per_host for host in self.hosts], servers, "servers")
+        of_clients = _first([host.clients_per_host for host in self.hosts], clients, "clients")
+        counted = zip(self.hosts, of_servers, of_clients, strict=True)
+        hosts = (replace(host, servers_per_host=s, clients_per_host=c) for host, s, c in counted)
+        return replace(self, hosts=tuple(hosts))
+
+
+def _first(counts: list[int], wanted: int, what: str) -> list[int]:
+    """Return how many of the first `wanted` stand on each host: they go round, as the ring does."""
+    if not wanted:
+        return counts
+    places = sorted((number, at) for at, count in enumerate(counts) for number in range(count))
+    if not 0 < wanted <= len(places):
+        why = f"--{what} {wanted}: the inventory has 1 to {len(places)} {what}"
+        raise UsageError(why)
+    chosen = [at for _, at in places[:wanted]]
+    return [chosen.count(at) for at in range(len(counts))]
+
 
 class _Reader:
     """The fields of one YAML mapping, each with its line."""

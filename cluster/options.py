@@ -13,6 +13,7 @@ from rdht.limits import (
     MAX_VALUE_BYTES,
     MAX_WARMUP_S,
     MAX_WINDOW,
+    RECEIVE_BYTES,
 )
 from rdht.profiles import PROFILES
 from rdht.roster import DEFAULT_KEY_RANGE, Roster
@@ -29,7 +30,8 @@ _WARMUPS = f"a number of seconds up to {MAX_WARMUP_S:g}"
 _WINDOWS = f"a number from 1 to {MAX_WINDOW - 1}"
 
 
-def _option(default: Any, text: str) -> Any:
+def option(default: Any, text: str) -> Any:
+    """Return a field that is an option of a task, with its help."""
     return field(default=default, metadata={"help": text})
 
 
@@ -37,9 +39,9 @@ def _option(default: Any, text: str) -> Any:
 class ServerOptions:
     """What every server is started with; each field is an option of `start-servers`."""
 
-    workers: int = _option(8, "threads of each server, each with its own share of the connections")
-    trace: bool = _option(False, "log every message")
-    durable: bool = _option(False, "keep on disk whatever is promised, until fab clean")
+    workers: int = option(8, "threads of each server, each with its own share of the connections")
+    trace: bool = option(False, "log every message")
+    durable: bool = option(False, "keep on disk whatever is promised, until fab clean")
 
     def checked(self) -> "ServerOptions":
         """Return the options; UsageError names a wrong one, and what is right."""
@@ -59,23 +61,24 @@ class ServerOptions:
 class ClientOptions:
     """What every client is started with; each field is an option of `run` and `start-clients`."""
 
-    workload: str = _option(CLASSIC, f"what the clients do: {', '.join(WORKLOADS)}")
-    records: int = _option(DEFAULT_RECORDS, "how many a YCSB workload has; they are written first")
-    value_bytes: int = _option(DEFAULT_VALUE_BYTES, "size of each record of a YCSB workload")
-    threads: int = _option(8, "threads of each client")
-    key_size: int = _option(4, "letters in a key")
-    key_range: int = _option(DEFAULT_KEY_RANGE, "buckets that are shared out over the servers")
-    get_ratio: float = _option(0.6, "share of gets, 0 to 1")
-    commands: int = _option(0, "end after so many commands a thread (default: by --duration)")
-    duration: float = _option(10.0, "end after so many seconds")
-    target_rate: float = _option(
+    workload: str = option(CLASSIC, f"what the clients do: {', '.join(WORKLOADS)}")
+    records: int = option(DEFAULT_RECORDS, "how many a YCSB workload has; they are written first")
+    value_bytes: int = option(DEFAULT_VALUE_BYTES, "size of each record of a YCSB workload")
+    threads: int = option(8, "threads of each client")
+    key_size: int = option(4, "letters in a key")
+    key_range: int = option(DEFAULT_KEY_RANGE, "buckets that are shared out over the servers")
+    get_ratio: float = option(0.6, "share of gets, 0 to 1")
+    commands: int = option(0, "end after so many commands a thread (default: by --duration)")
+    duration: float = option(10.0, "end after so many seconds")
+    target_rate: float = option(
         0.0, "commands a second of all clients together, at fixed times (default: a closed loop)"
     )
-    warmup: float = _option(1.0, "seconds before the figures begin")
-    seed: int | None = _option(None, "same seed, same commands (default: a new one)")
-    profile: str = _option("classic", f"how the protocol is spoken: {', '.join(sorted(PROFILES))}")
-    window: int = _option(1, "commands of a thread in flight")
-    trace: bool = _option(False, "log every message")
+    warmup: float = option(1.0, "seconds before the figures begin")
+    seed: int | None = option(None, "same seed, same commands (default: a new one)")
+    profile: str = option("classic", f"how the protocol is spoken: {', '.join(sorted(PROFILES))}")
+    window: int = option(1, "commands of a thread in flight")
+    frame_bytes: int = option(0, "pad frames to so many bytes (default: the profile's)")
+    trace: bool = option(False, "log every message")
 
     @property
     def duration_s(self) -> float | None:
@@ -105,6 +108,12 @@ class ClientOptions:
                 f"a number from 1 to {MAX_VALUE_BYTES:,}",
             ),
             ("profile", self.profile, self.profile in PROFILES, " or ".join(sorted(PROFILES))),
+            (
+                "frame-bytes",
+                self.frame_bytes,
+                0 <= self.frame_bytes <= RECEIVE_BYTES,
+                f"a number up to {RECEIVE_BYTES:,}",
+            ),
             ("window", self.window, 1 <= self.window < MAX_WINDOW, _WINDOWS),
             ("seed", self.seed, self.seed is None or str(self.seed).isdecimal(), "a whole number"),
         ):
@@ -149,6 +158,7 @@ class ClientOptions:
             "client",
             *("--roster", roster, "--name", name, "--profile", self.profile),
             *("--window", self.window),
+            *(["--frame-bytes", self.frame_bytes] if self.frame_bytes else []),
             *("--threads", self.threads, "--key-size", self.key_size),
             *("--key-range", self.key_range, "--get-ratio", self.get_ratio),
             *length,

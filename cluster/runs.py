@@ -50,7 +50,7 @@ class Run:
     @contextmanager
     def step(self, step: str) -> Iterator[None]:
         """Note a step with its times, and how it failed if it did."""
-        entry: dict[str, Any] = {"step": step, "started": _now()}
+        entry: dict[str, Any] = {"step": step, "started": now()}
         self.manifest["steps"].append(entry)
         self.note()  # so a crash tells what was being done
         try:
@@ -59,7 +59,7 @@ class Run:
             entry["failed"] = str(error) or type(error).__name__
             raise
         finally:
-            entry["ended"] = _now()
+            entry["ended"] = now()
             self.note()
 
 
@@ -68,8 +68,7 @@ def begin(logs: Path, cluster: Cluster, release: str, *, dry_run: bool) -> Run:
 
     On a dry run nothing is written, now or later.
     """
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    folder = logs / f"{stamp}-{cluster.name}-{secrets.token_hex(2)}"
+    folder = logs / stamp(cluster)
     run = Run(folder, {})
     if not dry_run:
         folder.mkdir(parents=True)
@@ -80,7 +79,7 @@ def begin(logs: Path, cluster: Cluster, release: str, *, dry_run: bool) -> Run:
         hosts={host.name: {"address": host.address} for host in cluster.hosts},
         release=release,
         git=_git_state(logs.parent),
-        started=_now(),
+        started=now(),
         parameters={},
         steps=[],
     )
@@ -90,6 +89,12 @@ def begin(logs: Path, cluster: Cluster, release: str, *, dry_run: bool) -> Run:
         link.symlink_to(folder.name)
         link.replace(logs / "latest")
     return run
+
+
+def stamp(cluster: Cluster) -> str:
+    """Return a name for what is done on a cluster now; no two are alike."""
+    now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    return f"{now}-{cluster.name}-{secrets.token_hex(2)}"
 
 
 def load(logs: Path, name: str | None, cluster: Cluster | None = None) -> Run:
@@ -111,7 +116,8 @@ def load(logs: Path, name: str | None, cluster: Cluster | None = None) -> Run:
     return Run(folder, manifest)
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time as manifests have it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 

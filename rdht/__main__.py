@@ -20,7 +20,7 @@ from types import FrameType
 from rdht import log, roster, scan
 from rdht.client import Client, Pending, observe
 from rdht.errors import ConfigurationError, DeadlineError, RdhtError
-from rdht.limits import MAX_RATE_PER_S, MAX_WARMUP_S, MAX_WINDOW
+from rdht.limits import MAX_RATE_PER_S, MAX_WARMUP_S, MAX_WINDOW, RECEIVE_BYTES
 from rdht.messages import Message, Status
 from rdht.profiles import PROFILES
 from rdht.records import write_json
@@ -114,6 +114,12 @@ def _parser() -> argparse.ArgumentParser:
     client.add_argument(
         "--window", type=_window, default=1, metavar="N", help="commands in flight a thread"
     )
+    client.add_argument(
+        "--frame-bytes",
+        type=_frame,
+        metavar="N",
+        help="pad frames to this (default: the profile's)",
+    )
     client.add_argument("--results", required=True, type=Path, metavar="FILE")
     client.add_argument(
         "--start-file", type=Path, metavar="FILE", help="wait for this file and the time in it"
@@ -162,9 +168,17 @@ def _count(text: str) -> int:
 
 
 def _window(text: str) -> int:
+    return _count_up_to(MAX_WINDOW - 1, text)
+
+
+def _frame(text: str) -> int:
+    return _count_up_to(RECEIVE_BYTES, text)
+
+
+def _count_up_to(most: int, text: str) -> int:
     number = _count(text)
-    if number >= MAX_WINDOW:
-        why = f"{text!r} is not a number from 1 to {MAX_WINDOW - 1}"
+    if number > most:
+        why = f"{text!r} is not a number from 1 to {most}"
         raise argparse.ArgumentTypeError(why)
     return number
 
@@ -255,6 +269,7 @@ def _run_client(arguments: argparse.Namespace) -> int:
         workload=arguments.workload,
         records=arguments.records,
         value_bytes=arguments.value_bytes,
+        frame_bytes=arguments.frame_bytes,
     )
     if not arguments.results.parent.is_dir():
         why = f"--results {arguments.results}: there is no folder {arguments.results.parent}"

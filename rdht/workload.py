@@ -60,6 +60,7 @@ class Parameters:
     workload: str = ycsb.CLASSIC
     records: int = ycsb.DEFAULT_RECORDS  # of a YCSB workload, as is the next
     value_bytes: int = ycsb.DEFAULT_VALUE_BYTES
+    frame_bytes: int | None = None  # of a frame at least; None is what the profile has
 
 
 class Pace:
@@ -128,6 +129,8 @@ class ClientProcess:
             )
             raise ConfigurationError(why)
         profile = PROFILES[parameters.profile]
+        if parameters.frame_bytes is not None:
+            profile = profile._replace(frame_bytes=parameters.frame_bytes)
         secret = servers.secret()
         self._sessions = [
             Session(servers, ring, profile, name, thread, secret=secret, trace=trace)

@@ -1,18 +1,26 @@
 """What a user types; each task reads options, calls the libraries, and prints."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.command import LAB, NETNS, STATE
-from cluster.errors import ClusterError, HostError
-from cluster.faults import Faults
+from analysis.summary import assemble, is_complete
+from cluster.command import LAB, LOGS, NETNS, ROOT, STATE, desk
+from cluster.console import Screen
+from cluster.errors import ClusterError, HostError, VerdictError
+from cluster.experiment import execute
+from cluster.faults import Faults, noted
 from cluster.operator import Operator
+from cluster.options import ClientOptions, ServerOptions
+from cluster.release import Release, build
+from cluster.runs import begin
 from lab import faults as lab_faults
 from lab import loopback
 from lab.errors import LabError
+from rdht.errors import ConfigurationError
 
 
 def bring_up(ports: dict[str, int]) -> bool:
@@ -56,3 +64,48 @@ def _host_errors() -> Iterator[None]:
         yield
     except LabError as error:
         raise HostError(str(error)) from error
+
+
+def perform(  # noqa: PLR0913 - what a run is made of
+    operator: Operator,
+    servers: ServerOptions,
+    options: ClientOptions,
+    show: Callable[[Screen, dict[str, Any], list[dict[str, Any]]], None],
+    *,
+    logs: Path = LOGS,
+    built: Release | None = None,
+) -> dict[str, Any]:
+    """Run an experiment, of this checkout if it is of no other release; return its summary.
+
+    Raises ClusterError for a run that is not complete, VerdictError if its replicas differ.
+    """
+    built = built or build(ROOT)
+    run = begin(logs, operator.cluster, built.name, dry_run=operator.dry_run)
+    operator.screen.note(
+        f"run {run.name} · {options.profile} profile, window {options.window}"
+        f" · release {built.name} · seed {options.seed}"
+    )
+    began_unix_s = time.time()
+    problems = execute(
+        operator, run, built, desk=desk(operator.cluster), servers=servers, options=options
+    )
+    if operator.dry_run:
+        return {"run": run.name}
+    if on_purpose := noted(LOGS, operator.cluster.name, began_unix_s):
+        run.note(faults=on_purpose)
+        for fault in on_purpose:
+            lasted_s = fault["until_unix_s"] - fault["from_unix_s"]
+            what = f"{fault['text']} for {lasted_s:.1f} s" if lasted_s else fault["text"]
+            operator.screen.warn(f"{fault['host']}: on purpose in this run: {what}")
+    try:
+        summary, rows = assemble(run.folder)
+    except ConfigurationError as error:
+        raise ClusterError("\n".join([*problems, str(error)])) from error
+    show(operator.screen, summary, rows)
+    where = run.folder.relative_to(ROOT)
+    if problems or not is_complete(summary):
+        raise ClusterError("\n".join([*problems, f"The run is not complete: {where}"]))
+    if differing := summary["replicas"]["differing"]:
+        why = f"{len(differing)} keys differ between their replicas, such as {differing[0]}"
+        raise VerdictError(why)
+    return summary

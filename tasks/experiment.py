@@ -1,21 +1,15 @@
 """run, demo."""
 
 import dataclasses
-import time
-from collections.abc import Callable
 from typing import Any
 
-from analysis import summary as analysis
-from cluster import experiment, faults, release, runs
-from cluster.command import LAB, LOGS, ROOT, STATE, cluster_task, desk, load_cluster, task
+from cluster.command import LAB, STATE, cluster_task, load_cluster, task
 from cluster.console import Screen, show_comparison, show_flaws, show_summary
-from cluster.errors import ClusterError, VerdictError
 from cluster.operator import Operator, close_connections
 from cluster.options import ClientOptions, ServerOptions
 from cluster.roster import roster
 from lab import loopback
-from rdht.errors import ConfigurationError
-from tasks import bring_up
+from tasks import bring_up, perform
 
 _DEMO_S = 5.0
 _DEMO = [("classic", 1), ("fast", 1), ("fast", 32)]  # profile and window of each run
@@ -25,13 +19,23 @@ _DEMO = [("classic", 1), ("fast", 1), ("fast", 32)]  # profile and window of eac
     takes=ClientOptions,
     workers="threads of each server",
     durable="servers keep on disk whatever they promise, until fab clean",
+    servers="only so many of the inventory's servers (default: all)",
+    clients="only so many of the inventory's clients (default: all)",
 )
-def run(
-    operator: Operator, *, options: ClientOptions, workers: int = 8, durable: bool = False
+def run(  # noqa: PLR0913 - each is an option
+    operator: Operator,
+    *,
+    options: ClientOptions,
+    workers: int = 8,
+    durable: bool = False,
+    servers: int = 0,
+    clients: int = 0,
 ) -> dict[str, Any]:
     """Run a whole experiment, from deploy to numbers."""
-    servers = ServerOptions(workers, options.trace, durable).checked()
-    return _experiment(operator, servers, options, _show_run)
+    operator.cluster = operator.cluster.sized(servers, clients)
+    options = options.checked(roster(operator.cluster))
+    chosen = ServerOptions(workers, options.trace, durable).checked()
+    return perform(operator, chosen, options, _show_run)
 
 
 def _show_run(screen: Screen, summary: dict[str, Any], rows: list[dict[str, Any]]) -> None:
@@ -54,7 +58,7 @@ def demo(screen: Screen) -> dict[str, Any]:
     try:
         for profile, window in _DEMO:
             options = dataclasses.replace(options, profile=profile, window=window)
-            summaries.append(_experiment(operator, ServerOptions(), options, _show_flaws))
+            summaries.append(perform(operator, ServerOptions(), options, _show_flaws))
         show_comparison(screen, summaries)
     finally:
         close_connections()
@@ -66,42 +70,3 @@ def demo(screen: Screen) -> dict[str, Any]:
 
 def _show_flaws(screen: Screen, summary: dict[str, Any], _rows: list[dict[str, Any]]) -> None:
     show_flaws(screen, summary)
-
-
-def _experiment(
-    operator: Operator,
-    servers: ServerOptions,
-    options: ClientOptions,
-    show: Callable[[Screen, dict[str, Any], list[dict[str, Any]]], None],
-) -> dict[str, Any]:
-    options = options.checked(roster(operator.cluster))
-    built = release.build(ROOT)
-    run = runs.begin(LOGS, operator.cluster, built.name, dry_run=operator.dry_run)
-    operator.screen.note(
-        f"run {run.name} · {options.profile} profile, window {options.window}"
-        f" · release {built.name} · seed {options.seed}"
-    )
-    began_unix_s = time.time()
-    problems = experiment.execute(
-        operator, run, built, desk=desk(operator.cluster), servers=servers, options=options
-    )
-    if operator.dry_run:
-        return {"run": run.name}
-    if on_purpose := faults.noted(LOGS, operator.cluster.name, began_unix_s):
-        run.note(faults=on_purpose)
-        for fault in on_purpose:
-            lasted_s = fault["until_unix_s"] - fault["from_unix_s"]
-            what = f"{fault['text']} for {lasted_s:.1f} s" if lasted_s else fault["text"]
-            operator.screen.warn(f"{fault['host']}: on purpose in this run: {what}")
-    try:
-        summary, rows = analysis.assemble(run.folder)
-    except ConfigurationError as error:
-        raise ClusterError("\n".join([*problems, str(error)])) from error
-    show(operator.screen, summary, rows)
-    where = run.folder.relative_to(ROOT)
-    if problems or not analysis.is_complete(summary):
-        raise ClusterError("\n".join([*problems, f"The run is not complete: {where}"]))
-    if differing := summary["replicas"]["differing"]:
-        why = f"{len(differing)} keys differ between their replicas, such as {differing[0]}"
-        raise VerdictError(why)
-    return summary

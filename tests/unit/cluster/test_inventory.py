@@ -432,3 +432,18 @@ def test_pis_yaml_tells_the_defaults_that_there_are() -> None:
         if field.default not in (MISSING, None)  # those without a default of the same type
     }
     assert {name: document["defaults"][name] for name in own} == own
+
+
+def test_a_part_of_a_cluster_has_the_first_servers_and_clients_of_the_ring() -> None:
+    hosts = tuple(Host(name, name, servers_per_host=2, clients_per_host=1) for name in "abc")
+    cluster = Cluster("shelf", Path("shelf.yaml"), "0", Path("known"), hosts, {})
+    assert cluster.sized(0, 0) == cluster
+    part = cluster.sized(4, 2)
+    assert [host.servers_per_host for host in part.hosts] == [2, 1, 1]
+    assert [host.clients_per_host for host in part.hosts] == [1, 1, 0]
+    for sizes, why in (
+        ((7, 0), "--servers 7: .* has 1 to 6"),
+        ((0, -1), "--clients -1: .* 1 to 3"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            cluster.sized(*sizes)

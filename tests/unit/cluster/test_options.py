@@ -15,7 +15,7 @@ from cluster.errors import UsageError
 from cluster.inventory import Cluster
 from cluster.options import ClientOptions, ServerOptions
 from cluster.roster import roster
-from rdht.limits import MAX_VALUE_BYTES, MAX_WINDOW
+from rdht.limits import MAX_VALUE_BYTES, MAX_WINDOW, RECEIVE_BYTES
 from rdht.profiles import PROFILES
 from rdht.ycsb import WORKLOADS
 
@@ -59,6 +59,8 @@ def test_the_defaults_are_right(make_cluster: Callable[..., Cluster]) -> None:
         ("profile", "clasic", "profile"),
         ("window", 0, "window"),
         ("window", MAX_WINDOW, "window"),
+        ("frame_bytes", -1, "frame-bytes"),
+        ("frame_bytes", RECEIVE_BYTES + 1, "frame-bytes"),
         ("seed", "many", "seed"),
         ("seed", "1.5", "seed"),
         ("seed", "", "seed"),

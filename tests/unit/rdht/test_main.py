@@ -162,6 +162,7 @@ def test_a_client_leaves_its_record_and_its_progress(
     [
         (["--window", "0"], "'0' is not a number from 1 on"),
         (["--window", "1024"], "'1024' is not a number from 1 to 1023"),
+        (["--frame-bytes", "65537"], "'65537' is not a number from 1 to 65536"),
         (["--threads", "x"], "'x' is not a number from 1 on"),
         (["--get-ratio", "1.5"], "'1.5' is not a number from 0 to 1"),
         (["--duration", "nan"], "'nan' is not a positive number of seconds"),

@@ -1,0 +1,195 @@
+"""A sweep: the same experiment at many points, over and over, until the figures are sure.
+
+logs/sweep-<time>-<cluster>-<tag>/ has sweep.json, what is swept and what was done, and runs/. The
+file is written after each run, so a sweep goes on where it was after whatever has ended it.
+"""
+
+import json
+import random
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import UsageError
+from cluster.inventory import Cluster
+from cluster.runs import now, stamp
+from rdht.records import write_json
+
+STATE = "sweep.json"
+RUNS = "runs"
+MAX_POINTS = 1000
+_PREFIX = "sweep-"
+_YES_NO = {True: "yes", False: "no"}
+BETWEEN_RUNS = "the servers are started anew, and hold nothing"
+Value = int | float | str | bool
+
+
+@dataclass
+class Point:
+    """A choice of values, and the runs that were made with it."""
+
+    values: dict[str, Value]
+    runs: list[str] = field(default_factory=list)
+    figures: list[float] = field(
+        default_factory=list
+    )  # of each run, what its repeats must agree on
+    is_sure: bool = False
+
+
+class Sweep:
+    """What is swept, and how far it is."""
+
+    def __init__(self, folder: Path, plan: dict[str, Any], points: list[Point]) -> None:
+        """Use the folder of a sweep, its plan and what was done."""
+        self.folder = folder
+        self.plan = plan
+        self.points = points
+
+    @property
+    def name(self) -> str:
+        """The sweep's id, which is its folder's name."""
+        return self.folder.name
+
+    @property
+    def runs(self) -> Path:
+        """The folder of its runs."""
+        return self.folder / RUNS
+
+    @property
+    def done(self) -> int:
+        """How many runs were made."""
+        return sum(len(point.runs) for point in self.points)
+
+    @property
+    def most_runs(self) -> int:
+        """How many runs it takes if no point is sure before it has all its repeats."""
+        return int(self.plan["repeat"]) * len(self.points)
+
+    def next(self) -> Point | None:
+        """Return the point to run next; None once there is enough of each.
+
+        Each round has all points that are not yet sure, in an order of its own, so that what slowly
+        changes on the hosts does not come down on a few points.
+        """
+        for number in range(self.plan["repeat"]):
+            order = list(self.points)
+            random.Random(f"{self.plan['order_seed']}/{number}").shuffle(order)  # noqa: S311 - no secret
+            for point in order:
+                if len(point.runs) <= number and not point.is_sure:
+                    return point
+        return None
+
+    def add(self, point: Point, run: str, figure: float, *, is_sure: bool) -> None:
+        """Note a run of a point, and whether its repeats agree now."""
+        point.runs.append(run)
+        point.figures.append(figure)
+        point.is_sure = is_sure
+        self.save()
+
+    def fail(self, why: str) -> None:
+        """Note a run that came to nothing; its point is to be run again."""
+        self.plan["failures"].append(why)
+        self.save()
+
+    def seed(self, point: Point) -> int:
+        """Return the seed of the next run of a point: the same for all points in a round."""
+        chance = random.Random(f"{self.plan['order_seed']}/seed/{len(point.runs)}")  # noqa: S311 - no secret
+        return chance.getrandbits(32)
+
+    def end(self) -> None:
+        """Note that there is nothing left to do."""
+        self.plan["ended"] = now()
+        self.save()
+
+    def save(self) -> None:
+        """Write the state; it is there whole or not at all."""
+        write_json(self.folder / STATE, {**self.plan, "points": list(map(asdict, self.points))})
+
+
+def plan(
+    cluster: Cluster, release: str, axes: dict[str, list[Value]], repeat: int, precision: float
+) -> dict[str, Any]:
+    """Return what makes a sweep the one that it is; UsageError for what cannot be."""
+    if repeat < 1:
+        why = f"--repeat {repeat} is not a number from 1 on"
+        raise UsageError(why)
+    if not 0 < precision < 1:
+        why = f"--precision {precision} is not a number between 0 and 1"
+        raise UsageError(why)
+    where = {"cluster": cluster.name, "inventory": cluster.digest, "release": release}
+    return {**where, "axes": axes, "repeat": repeat, "precision": precision}
+
+
+def said(values: dict[str, Value]) -> str:
+    """Return a point's values as they are typed."""
+    words = [
+        f"--{name.replace('_', '-')} {_YES_NO[value] if isinstance(value, bool) else value}"
+        for name, value in values.items()
+    ]
+    return " ".join(words) or "as fab run"
+
+
+def begin(logs: Path, cluster: Cluster, plan: dict[str, Any], points: Sequence[Point]) -> Sweep:
+    """Make the folder of a new sweep over these points."""
+    folder = logs / f"{_PREFIX}{stamp(cluster)}"
+    (folder / RUNS).mkdir(parents=True)
+    began: dict[str, Any] = {"sweep": folder.name, "started": now(), "ended": None, "failures": []}
+    chance = {"order_seed": secrets.randbits(32), "between_runs": BETWEEN_RUNS}
+    sweep = Sweep(folder, {**plan, **began, **chance}, list(points))
+    sweep.save()
+    return sweep
+
+
+def points_of(axes: dict[str, list[Value]]) -> list[Point]:
+    """Return all combinations of the axes' values; UsageError if they are too many."""
+    number = prod(map(len, axes.values()))
+    if number > MAX_POINTS:
+        why = f"{number:,} points in one sweep; at most {MAX_POINTS:,}: leave some values out"
+        raise UsageError(why)
+    return [Point(dict(zip(axes, values, strict=True))) for values in product(*axes.values())]
+
+
+def unfinished(logs: Path, plan: dict[str, Any]) -> Sweep | None:
+    """Return the latest sweep of this plan that has not ended."""
+    for folder in sorted(logs.glob(f"{_PREFIX}*"), reverse=True):
+        found = read(folder)
+        if found and not found.plan["ended"] and found.plan | plan == found.plan:
+            return found
+    return None
+
+
+def read(folder: Path) -> Sweep | None:
+    """Return the sweep of a folder; None if it has none that can be read."""
+    try:
+        document = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return Sweep(folder, document, [Point(**row) for row in document.pop("points")])
+
+
+def axes_of(typed: dict[str, str], kinds: dict[str, type]) -> dict[str, list[Value]]:
+    """Return the values of each option that was typed, each once, in the order typed."""
+    return {
+        name: list(dict.fromkeys(_values(name, text, kinds[name]))) for name, text in typed.items()
+    }
+
+
+def _values(name: str, text: str, kind: type) -> Iterator[Value]:
+    for word in text.split(","):
+        try:
+            yield _truth(word) if kind is bool else kind(word)
+        except ValueError:
+            expected = {int: "a whole number", float: "a number", bool: "yes or no"}.get(kind, "")
+            why = f"--{name.replace('_', '-')}: {word!r} is not {expected}"
+            raise UsageError(why) from None
+
+
+def _truth(word: str) -> bool:
+    try:
+        return {"yes": True, "no": False}[word]
+    except KeyError:
+        raise ValueError(word) from None

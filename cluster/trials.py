@@ -1,0 +1,56 @@
+"""What can be swept, and what one point of a sweep is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, make_dataclass
+from typing import Any
+
+from cluster.inventory import Cluster
+from cluster.options import ClientOptions, ServerOptions, option
+from cluster.roster import roster
+
+_SIZES = {
+    "servers": "how many of the inventory's servers there are",
+    "clients": "how many of the inventory's clients there are",
+    "link_rate": "how fast each host's link is, such as 10mbit; netns lab only",
+}
+_NOT_SWEPT = ("seed", "trace")  # each repeat has a seed of its own
+_SWEPT = {
+    one.name: one
+    for one in (*fields(ClientOptions), *fields(ServerOptions))
+    if one.name not in _NOT_SWEPT
+}
+KINDS: dict[str, Any] = {
+    **{name: one.type for name, one in _SWEPT.items()},
+    "servers": int,
+    "clients": int,
+    "link_rate": str,
+}
+_TEXTS = {name: one.metadata["help"] for name, one in _SWEPT.items()} | _SIZES
+
+# Each field is an option of `sweep`: values, comma-separated.
+SweepOptions = make_dataclass(
+    "SweepOptions", [(name, str | None, option(None, text)) for name, text in _TEXTS.items()]
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of a sweep, ready to run."""
+
+    clients: ClientOptions
+    servers: ServerOptions
+    cluster: Cluster
+    link_rate: str | None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], cluster: Cluster) -> "Trial":
+        """Return the trial with these values, others as in `run`; UsageError for what cannot be."""
+        part = cluster.sized(values.get("servers", 0), values.get("clients", 0))
+        of_client = {name: values[name] for name in _names(ClientOptions) if name in values}
+        of_server = {name: values[name] for name in _names(ServerOptions) if name in values}
+        clients = ClientOptions(**of_client).checked(roster(part))
+        return cls(clients, ServerOptions(**of_server).checked(), part, values.get("link_rate"))
+
+
+def _names(options: type) -> list[str]:
+    return [one.name for one in fields(options)]

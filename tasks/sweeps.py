@@ -1,0 +1,133 @@
+"""sweep."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from cluster import collect as collecting
+from cluster import release, sweeps
+from cluster.command import LOGS, NETNS, ROOT, STATE, cluster_task
+from cluster.console import Screen, show_flaws, show_sweep
+from cluster.errors import ClusterError, UsageError, VerdictError
+from cluster.operator import Operator
+from cluster.release import Release
+from cluster.trials import KINDS, SweepOptions, Trial
+from lab import netns
+from lab.errors import ChoiceError, LabError
+from lab.links import bits_per_second
+from tasks import perform
+
+
+@cluster_task(
+    takes=SweepOptions,
+    repeat="how often each point is run at most",
+    precision="share of its mean to which a point must be known to be run no more",
+)
+def sweep(
+    operator: Operator, *, options: Any, repeat: int = 5, precision: float = 0.05
+) -> dict[str, Any]:
+    """Run an experiment at many points: an option takes several values."""
+    from analysis import sweep as analysis  # noqa: PLC0415 - numpy would make every fab wait
+
+    typed = {name: text for name, text in vars(options).items() if text is not None}
+    axes = sweeps.axes_of(typed, KINDS)
+    built = release.build(ROOT)
+    plan = sweeps.plan(operator.cluster, built.name, axes, repeat, precision)
+    points = sweeps.points_of(axes)
+    for point in points:  # all of them BEFORE the first is run
+        Trial.of(point.values, operator.cluster)
+    _check_links(operator, axes.get("link_rate", []))
+    if operator.dry_run:
+        for point in points:
+            operator.screen.note(f"would run up to {repeat} times: {sweeps.said(point.values)}")
+        return {"points": [point.values for point in points]}
+    found = sweeps.unfinished(LOGS, plan)
+    if found:
+        operator.screen.note(f"going on with {found.name}, of which {found.done} runs are done")
+    else:
+        found = sweeps.begin(LOGS, operator.cluster, plan, points)
+        most = f"{len(points)} points, at most {found.most_runs} runs"
+        operator.screen.note(f"sweep {found.name}: {most}; typed again, it goes on where it was")
+    with _rates_kept(axes):
+        _run_all(operator, found, built)
+    found.end()
+    plan, rows = analysis.assemble(found.folder)
+    show_sweep(operator.screen, analysis.varied(plan), rows)
+    operator.screen.note(f"results: {found.folder.relative_to(ROOT)}")
+    return {**plan, "points": rows}
+
+
+def _run_all(operator: Operator, sweep: sweeps.Sweep, built: Release) -> None:
+    """Run point after point; two failures in a row are the end for now."""
+    from analysis import sweep as analysis  # noqa: PLC0415 - as above
+
+    failures = 0
+    while point := sweep.next():
+        said = sweeps.said(point.values)
+        operator.screen.title(f"[{sweep.done + 1} of at most {sweep.most_runs}] {said}")
+        trial = Trial.of(point.values, operator.cluster)
+        part = Operator(trial.cluster, operator.screen)
+        if trial.link_rate:
+            _set_links(operator, trial.link_rate)
+        try:
+            clients = replace(trial.clients, seed=sweep.seed(point))
+            summary = perform(part, trial.servers, clients, _show, logs=sweep.runs, built=built)
+        except VerdictError:
+            raise
+        except ClusterError as error:
+            failures += 1
+            sweep.fail(f"{said}: {error}")
+            if failures > 1:
+                more = f"two runs in a row came to nothing; typed again, {sweep.name} goes on"
+                why = f"{error}\n{more}"
+                raise ClusterError(why) from error
+            operator.screen.warn(f"{error}\nThis run does not count; its point is run again.")
+            continue
+        failures = 0
+        figure = analysis.figure(summary)
+        is_sure = analysis.is_sure([*point.figures, figure], sweep.plan["precision"])
+        sweep.add(point, summary["run"], figure, is_sure=is_sure)
+        collecting.purge(part, {host.name: [summary["run"]] for host in part.cluster.hosts})
+        operator.screen.note(f"{summary['throughput_per_s']:,.0f} commands/s")
+
+
+def _show(screen: Screen, summary: dict[str, Any], _rows: list[dict[str, Any]]) -> None:
+    show_flaws(screen, summary)
+
+
+def _check_links(operator: Operator, rates: list[Any]) -> None:
+    if rates and operator.cluster.name != NETNS:
+        why = (
+            f"--link-rate: nobody here can change the links of cluster {operator.cluster.name}: "
+            "leave it out, or fab lab.up --kind netns"
+        )
+        raise UsageError(why)
+    try:
+        for rate in rates:
+            bits_per_second(rate)
+    except ChoiceError as error:
+        why = f"--link-rate: {error}"
+        raise UsageError(why) from error
+
+
+@contextmanager
+def _rates_kept(axes: dict[str, Any]) -> Iterator[None]:
+    """Leave the links as they were, if they are changed."""
+    if "link_rate" not in axes:
+        yield
+        return
+    lab = netns.status(STATE / NETNS) or {"hosts": {}}
+    try:
+        yield
+    finally:
+        for host, found in lab["hosts"].items():
+            netns.rate(STATE / NETNS, host, found["rate"])
+
+
+def _set_links(operator: Operator, rate: str) -> None:
+    try:
+        for host in operator.cluster.hosts:
+            netns.rate(STATE / NETNS, host.name, rate)
+    except LabError as error:
+        raise ClusterError(str(error)) from error
