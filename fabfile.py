@@ -20,6 +20,7 @@ namespace = Collection(
     processes.tail,
     results.collect,
     results.assemble,
+    results.report,
     results.clean,
     experiment.run,
     experiment.demo,

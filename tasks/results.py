@@ -1,4 +1,4 @@
-"""collect, assemble, clean."""
+"""collect, assemble, report, clean."""
 
 from typing import Any
 
@@ -45,6 +45,21 @@ def assemble(screen: Screen, *, run: str | None = None) -> dict[str, Any]:
         lost = health.problems(summary["lost_ranges"], summary["unsafe_servers"])
         raise ClusterError("\n".join([*lost, "the run is not complete"]))
     return summary
+
+
+@task(run="which run (default: the latest)", csv="write also the data behind each chart")
+def report(screen: Screen, *, run: str | None = None, csv: bool = False) -> dict[str, Any]:
+    """Draw a run: one HTML file, and its charts for a paper."""
+    # Only this task waits for matplotlib.
+    from analysis import report as drawing  # noqa: PLC0415
+
+    found = runs.load(LOGS, run)
+    if missing := found.manifest.get("not_collected"):
+        screen.warn(f"not collected, so not in the charts: {', '.join(missing)}")
+    files = drawing.write(found.folder, tables=csv)
+    screen.note(f"report: {files[0].relative_to(ROOT)}")
+    screen.note(f"charts: {files[1].parent.relative_to(ROOT)}")
+    return {"run": found.name, "files": [str(path) for path in files]}
 
 
 @cluster_task(run="only this run", force="remove also what is not collected")
