@@ -132,7 +132,7 @@ def verdict(manifest: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]
     differing = len(replicas["differing"]) if replicas else 0
     bad = _flaws(manifest, figures)
     if differing:
-        bad.append(f"{differing:,} of {replicas['keys']:,} keys differ between their two replicas")
+        bad.insert(0, f"{differing:,} of {replicas['keys']:,} keys differ between their replicas.")
     doubts = [f"{mark}; so take these figures with care" for mark in figures["marks"]]
     if not replicas:
         doubts.append("The replicas were not compared.")
