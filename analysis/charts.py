@@ -1,5 +1,6 @@
 """Rows → charts: which picture, what it is called, and in words what there is to see."""
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from statistics import fmean, median
@@ -198,7 +199,7 @@ def sweep_curves(title: str, x_name: str, unit: str, series: Sequence[Series]) -
         best = max(points, key=lambda point: point[1])
         told.append(f"{label}: highest {best[1]:,.4g} at {best[0]}")
     return Chart(
-        "-".join(word for word in f"sweep {title}".lower().split() if word.isalnum()),
+        re.sub(r"[^a-z0-9]+", "-", f"sweep {title}".lower()),
         title,
         f"Means of the repetitions over {x_name}, with bands of their confidence intervals.",
         f"{unit} over {x_name}; {'; '.join(told)}.",

@@ -195,6 +195,11 @@ def test_what_never_happened_has_no_panel_but_is_said() -> None:
     assert not any("aborted" in text for text in words(pictures.svg(chart, "wide")))
 
 
+def test_a_sweeps_files_are_named_after_all_of_its_title() -> None:
+    chart = charts.sweep_curves("p99, by key-size", "key size", "ms", SWEEP)
+    assert chart.name == "sweep-p99-by-key-size"
+
+
 def test_a_sweep_over_numbers_has_them_as_its_ticks() -> None:
     assert {"1", "32"} <= set(words(drawn("sweep-window", "wide")))
     assert {"a", "b"} <= set(words(drawn("sweep-workloads", "wide")))
