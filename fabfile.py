@@ -21,6 +21,7 @@ namespace = Collection(
     results.collect,
     results.assemble,
     results.compare,
+    results.report,
     results.clean,
     experiment.run,
     sweeps.sweep,

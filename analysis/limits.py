@@ -8,7 +8,7 @@ from rdht.records import ClientRecord
 from rdht.traffic import Traffic, total
 
 FULL_SHARE = 0.9  # of a link or a processor: from there on it is what limits a run
-_LATE_SHARE = 0.01  # of what was due: some commands always are just before the end
+LATE_SHARE = 0.01  # of what was due: some commands always are just before the end
 WAYS = {"out": "outward", "in": "inward"}
 _End = tuple[str, str]  # a host's name, and "out" or "in"
 
@@ -110,7 +110,7 @@ def limit(summary: dict[str, Any]) -> str:
     if full:
         return _several(full, 0, "")
     due = summary["commands"] + summary["not_begun"]
-    if summary["target_rate_per_s"] and summary["not_begun"] <= _LATE_SHARE * due:
+    if summary["target_rate_per_s"] and summary["not_begun"] <= LATE_SHARE * due:
         return "the rate that was asked for"
     return "nothing was full: each thread waits for its answers"
 

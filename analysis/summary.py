@@ -121,7 +121,31 @@ def evaluate(folder: Path) -> tuple[list[HostRecord], dict[str, Any]]:
         "bound": limits.bound(records, manifest, summary["throughput_per_s"]),
     }
     summary["limit"] = limits.limit(summary)
+    summary["flaws"] = _flaws(summary)
     return found, summary
+
+
+def _flaws(summary: dict[str, Any]) -> list[str]:
+    """Return a line for each thing that a run lacks, or that makes it doubtful."""
+    late, due = summary["not_begun"], summary["not_begun"] + summary["commands"]
+    unserved = f"{late:,} of {due:,} commands found no room before the end"
+    lost = summary["lost"].items()
+    return [
+        *[f"the table did not keep up: {unserved}"] * (late > limits.LATE_SHARE * due),
+        *(
+            f"no results of client {name}: not in these figures"
+            for name in summary["missing_clients"]
+        ),
+        *["the run was interrupted before its end"] * summary["interrupted"],
+        *(
+            f"{client} lost server {name}: {why}"
+            for client, row in lost
+            for name, why in row.items()
+        ),
+        *summary["errors"],
+        *summary["outliers"],
+        *(f"{mark}; so take these figures with care" for mark in summary["marks"]),
+    ]
 
 
 def _span(found: list[HostRecord], host: str) -> tuple[float, float]:

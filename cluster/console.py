@@ -23,7 +23,6 @@ from rich.table import Table
 
 from cluster.errors import UsageError
 
-_LATE_SHARE = 0.01
 _FIGURES = {
     "throughput_per_s": "commands/s",
     "latency_us_p50": "p50 µs",
@@ -234,26 +233,8 @@ def show_summary(screen: Screen, summary: dict[str, Any], hosts: list[dict[str, 
 
 def show_flaws(screen: Screen, summary: dict[str, Any]) -> None:
     """Show what is missing from an assembled run, and what makes it doubtful."""
-    for flaw in _flaws(summary):
+    for flaw in summary["flaws"]:
         screen.warn(flaw)
-
-
-def _flaws(summary: dict[str, Any]) -> Iterator[str]:
-    late, due = summary["not_begun"], summary["not_begun"] + summary["commands"]
-    if late > _LATE_SHARE * due:  # some are always due just before the end
-        unserved = f"{late:,} of {due:,} commands found no room before the end"
-        yield f"the table did not keep up: {unserved}"
-    if missing := summary["missing_clients"]:
-        yield f"no results of client {', '.join(missing)}: not in these figures"
-    if summary["interrupted"]:
-        yield "the run was interrupted before its end"
-    for client, lost in summary["lost"].items():
-        for server, why in lost.items():
-            yield f"{client} lost server {server}: {why}"
-    yield from summary["errors"]
-    yield from summary["outliers"]
-    for mark in summary["marks"]:
-        yield f"{mark}; so take these figures with care"
 
 
 def _profile(summary: dict[str, Any]) -> str:
@@ -361,7 +342,7 @@ def show_compared(screen: Screen, compared: dict[str, Any]) -> None:
     for objection in compared["objections"]:
         screen.warn(f"compared all the same: {objection}")
     for summary in (*compared["a"], *compared["b"]):
-        for flaw in (*_flaws(summary), *_unequal(summary["replicas"])):
+        for flaw in (*summary["flaws"], *_unequal(summary["replicas"])):
             screen.warn(f"{summary['run']}: {flaw}")
 
 

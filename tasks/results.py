@@ -1,4 +1,4 @@
-"""collect, assemble, compare, clean."""
+"""collect, assemble, compare, report, clean."""
 
 from collections import Counter
 from typing import Any
@@ -80,6 +80,21 @@ def _named(side: str) -> list[runs.Run]:
         why = f"{side!r} is no list of runs: write their names with a comma between each two"
         raise UsageError(why)
     return [runs.load(LOGS, name) for name in names]
+
+
+@task(run="which run (default: the latest)", csv="write also the data behind each chart")
+def report(screen: Screen, *, run: str | None = None, csv: bool = False) -> dict[str, Any]:
+    """Draw a run: one HTML file, and its charts for a paper."""
+    # Only this task waits for matplotlib.
+    from analysis import report as drawing  # noqa: PLC0415
+
+    found = runs.load(LOGS, run)
+    if missing := found.manifest.get("not_collected"):
+        screen.warn(f"not collected, so not in the charts: {', '.join(missing)}")
+    files = drawing.write(found.folder, tables=csv)
+    screen.note(f"report: {files[0].relative_to(ROOT)}")
+    screen.note(f"charts: {files[1].parent.relative_to(ROOT)}")
+    return {"run": found.name, "files": [str(path) for path in files]}
 
 
 @cluster_task(run="only this run", force="remove also what is not collected")

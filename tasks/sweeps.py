@@ -27,7 +27,7 @@ from tasks import perform
 def sweep(
     operator: Operator, *, options: Any, repeat: int = 5, precision: float = 0.05
 ) -> dict[str, Any]:
-    """Run an experiment at many points: an option takes several values."""
+    """Run experiments with several values of options."""
     from analysis import sweep as analysis  # noqa: PLC0415 - numpy would make every fab wait
 
     typed = {name: text for name, text in vars(options).items() if text is not None}

@@ -10,6 +10,14 @@ from lab import holder, links, netns, wire
 _no_root = None if os.geteuid() == 0 else "only root may do it all and leave nothing"
 _missing = netns.missing() or _no_root
 _no_nft = None if shutil.which("nft", path=links.SEARCH_PATH) else "nft missing: nftables has it"
+_no_browser = next(
+    (
+        f"{program} missing: Debian's {package} has it"
+        for program, package in (("chromium", "chromium"), ("chromedriver", "chromium-driver"))
+        if not shutil.which(program)
+    ),
+    None,
+)
 
 
 def _needed(why: str | None) -> pytest.MarkDecorator:
@@ -23,3 +31,4 @@ NETNS = _needed(_missing)
 TAPS = _needed(_missing or wire.missing())
 USER_NAMESPACES = _needed(holder.missing())
 FAULTS = _needed(_missing or _no_nft)
+CHROMIUM = _needed(_no_browser)

@@ -244,6 +244,29 @@ def test_a_summary_tells_what_was_lost_and_what_went_wrong(found: list[HostRecor
     assert summary.summarize(found, MANIFEST)["replicas"] is None
 
 
+def test_flaws_are_lines_of_what_is_missing_and_what_is_doubtful(
+    collected: Callable[[list[HostRecord]], Path], found: list[HostRecord]
+) -> None:
+    def flaws_now() -> list[str]:
+        flaws: list[str] = summary.assemble(collected(found))[0]["flaws"]
+        return [line for line in flaws if "stands out" not in line]  # as no two are alike here
+
+    assert flaws_now() == []
+    found[2].record.lost["pi1"] = "connection refused"
+    found[3].record.errors.append("a defect")
+    found[0].record.threads[0].not_begun = 10**9
+    found[0].record.interrupted = True
+    flaws = flaws_now()
+    assert flaws[0].startswith("the table did not keep up: 1,000,000,000 of 1,")
+    assert flaws[1:] == [
+        "the run was interrupted before its end",
+        "pi2: client pi2.0 lost server pi1: connection refused",
+        "pi2: client pi2.1: a defect",
+    ]
+    found[0].record.threads[0].not_begun = 1  # some are always due just before the end
+    assert "keep up" not in flaws_now()[0]
+
+
 @pytest.mark.parametrize(
     "noted", [{"lost_ranges": {"3": ["pi4", "pi5"]}}, {"unsafe_servers": ["pi2"]}]
 )
@@ -327,7 +350,7 @@ def test_assembling_writes_what_it_returns(
     unknown: dict[str, Any] = {"hosts": {}, "marks": [], "busiest": None, "bound": None}
     expected = summary.summarize(found, MANIFEST) | unknown
     assert {name: figures[name] for name in expected} == expected
-    assert set(figures) - set(expected) == {"response_us", "outliers", "limit"}
+    assert set(figures) - set(expected) == {"response_us", "outliers", "limit", "flaws"}
     assert set(figures["response_us"]) == {"pi1", "pi2"}
     assert host_rows == summary.host_rows(found)
     assert json.loads((folder / "summary.json").read_text(encoding="utf-8")) == figures

@@ -17,7 +17,7 @@ TIMEOUT_S = 60.0
 TASKS = [
     *("use", "setup", "trust", "check", "reboot", "deploy", "rollback", "releases"),
     *("start-servers", "start-clients"),
-    *("stop", "status", "tail", "collect", "assemble", "compare", "clean"),
+    *("stop", "status", "tail", "collect", "assemble", "compare", "report", "clean"),
     *("run", "sweep", "demo"),
     *("lab.up", "lab.status", "lab.down", "dev.check", "dev.fix", "dev.test"),
     *("dev.simulate", "fault.kill", "fault.pause", "fault.power", "fault.cut", "fault.slow"),
