@@ -271,6 +271,7 @@ def show_sweep(screen: Screen, varied: Sequence[str], rows: Sequence[dict[str, A
             **row,
             "within": row["throughput_high"] and row["throughput_high"] - row["throughput_per_s"],
             "conflicts_share": f"{row['conflicts_share']:.3f}",
+            "limit": row["limit"].partition(":")[0],
             "bound_share": row["bound_share"] and f"{row['bound_share']:.0%}",
         }
         for row in rows

@@ -65,9 +65,16 @@ class Sweep:
         return sum(len(point.runs) for point in self.points)
 
     @property
-    def most_runs(self) -> int:
-        """How many runs it takes if no point is sure before it has all its repeats."""
-        return int(self.plan["repeat"]) * len(self.points)
+    def left(self) -> int:
+        """How many runs there still are, if no point is sure before it has all its repeats."""
+        missing = (self.plan["repeat"] - len(one.runs) for one in self.points if not one.is_sure)
+        return sum(missing)
+
+    def said(self, point: Point) -> str:
+        """Return a point's values as they are typed, of what has several."""
+        axes = self.plan["axes"]
+        varied = {name: value for name, value in point.values.items() if len(axes[name]) > 1}
+        return typed(varied) or "the one point"
 
     def next(self) -> Point | None:
         """Return the point to run next; None once there is enough of each.
@@ -124,13 +131,13 @@ def plan(
     return {**where, "axes": axes, "repeat": repeat, "precision": precision}
 
 
-def said(values: dict[str, Value]) -> str:
-    """Return a point's values as they are typed."""
+def typed(values: dict[str, Value]) -> str:
+    """Return values as they are typed."""
     words = [
         f"--{name.replace('_', '-')} {_YES_NO[value] if isinstance(value, bool) else value}"
         for name, value in values.items()
     ]
-    return " ".join(words) or "as fab run"
+    return " ".join(words)
 
 
 def begin(logs: Path, cluster: Cluster, plan: dict[str, Any], points: Sequence[Point]) -> Sweep:

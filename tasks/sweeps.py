@@ -1,5 +1,6 @@
 """sweep."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -40,14 +41,14 @@ def sweep(
     _check_links(operator, axes.get("link_rate", []))
     if operator.dry_run:
         for point in points:
-            operator.screen.note(f"would run up to {repeat} times: {sweeps.said(point.values)}")
+            operator.screen.note(f"would run up to {repeat} times: {sweeps.typed(point.values)}")
         return {"points": [point.values for point in points]}
     found = sweeps.unfinished(LOGS, plan)
     if found:
         operator.screen.note(f"going on with {found.name}, of which {found.done} runs are done")
     else:
         found = sweeps.begin(LOGS, operator.cluster, plan, points)
-        most = f"{len(points)} points, at most {found.most_runs} runs"
+        most = f"{len(points)} points, at most {found.left} runs"
         operator.screen.note(f"sweep {found.name}: {most}; typed again, it goes on where it was")
     with _rates_kept(axes):
         _run_all(operator, found, built)
@@ -62,10 +63,10 @@ def _run_all(operator: Operator, sweep: sweeps.Sweep, built: Release) -> None:
     """Run point after point; two failures in a row are the end for now."""
     from analysis import sweep as analysis  # noqa: PLC0415 - as above
 
-    failures = 0
+    failures, before, began_s = 0, sweep.done, time.monotonic()
     while point := sweep.next():
-        said = sweeps.said(point.values)
-        operator.screen.title(f"[{sweep.done + 1} of at most {sweep.most_runs}] {said}")
+        said = sweep.said(point)
+        operator.screen.title(f"[{sweep.done + 1} of at most {sweep.done + sweep.left}] {said}")
         trial = Trial.of(point.values, operator.cluster)
         part = Operator(trial.cluster, operator.screen)
         if trial.link_rate:
@@ -89,7 +90,9 @@ def _run_all(operator: Operator, sweep: sweeps.Sweep, built: Release) -> None:
         is_sure = analysis.is_sure([*point.figures, figure], sweep.plan["precision"])
         sweep.add(point, summary["run"], figure, is_sure=is_sure)
         collecting.purge(part, {host.name: [summary["run"]] for host in part.cluster.hosts})
-        operator.screen.note(f"{summary['throughput_per_s']:,.0f} commands/s")
+        each_s = (time.monotonic() - began_s) / (sweep.done - before)
+        left = f"at most {each_s * sweep.left / 60:.0f} minutes left"
+        operator.screen.note(f"{summary['throughput_per_s']:,.0f} commands/s · {left}")
 
 
 def _show(screen: Screen, summary: dict[str, Any], _rows: list[dict[str, Any]]) -> None:

@@ -66,12 +66,14 @@ def links_of(lab: Checkout, rate: str) -> Iterator[None]:
 
 
 def test_links_that_are_full_are_the_limit_and_close_to_the_bound(idle: Checkout) -> None:
-    with links_of(idle, "3mbit"):  # far below what two cores can do
-        summary = idle.json("run", "--duration", "10")
+    # Far below what two cores can do, and so few threads that no answer takes the 40 ms after
+    # which it is acknowledged by a packet of its own.
+    with links_of(idle, "2mbit"):
+        summary = idle.json("run", "--duration", "8", "--threads", "4")
     for row in summary["bound"]["links"]:
-        assert row["rate_bits_per_s"] == pytest.approx(3e6, rel=0.05)
+        assert row["rate_bits_per_s"] == pytest.approx(2e6, rel=0.05)
     assert 0.95 <= summary["bound"]["share"] <= 1.02
-    assert "link" in summary["limit"]
+    assert summary["limit"] == "all links"
 
 
 def test_a_host_that_is_four_times_slower_is_named(idle: Checkout, quota: Quota) -> None:
