@@ -127,8 +127,10 @@ def plan(
     if not 0 < precision < 1:
         why = f"--precision {precision} is not a number between 0 and 1"
         raise UsageError(why)
-    where = {"cluster": cluster.name, "inventory": cluster.digest, "release": release}
-    return {**where, "axes": axes, "repeat": repeat, "precision": precision}
+    hosts = [host.name for host in cluster.hosts]
+    where = {"cluster": cluster.name, "inventory": cluster.digest, "hosts": hosts}
+    how = {"axes": axes, "repeat": repeat, "precision": precision}
+    return {**where, "release": release, **how}
 
 
 def typed(values: dict[str, Value]) -> str:
