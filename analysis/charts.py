@@ -184,15 +184,17 @@ def responses(rows: list[Row]) -> Chart:
     )
 
 
-def sweep_curves(title: str, x_name: str, unit: str, series: Sequence[Series]) -> Chart:
-    """Return curves over a parameter: of each series its label, and (x, mean, low, high) points.
+def sweep_curves(
+    title: str, x_name: str, unit: str, series: Sequence[Series], caption: str
+) -> Chart:
+    """Return curves over a parameter: of each series its label, and (x, middle, low, high) points.
 
-    `low` and `high` bound the mean's confidence interval; an x is a number above 0 or a text.
+    An x is a number above 0 or a text; `caption` says what the middle is and the ends are.
     """
     rows = [
-        {"series": label, x_name: x, "mean": mean, "low": low, "high": high}
+        {"series": label, x_name: x, "middle": middle, "low": low, "high": high}
         for label, points in series
-        for x, mean, low, high in points
+        for x, middle, low, high in points
     ]
     told = []
     for label, points in series:
@@ -201,7 +203,7 @@ def sweep_curves(title: str, x_name: str, unit: str, series: Sequence[Series]) -
     return Chart(
         re.sub(r"[^a-z0-9]+", "-", f"sweep {title}".lower()),
         title,
-        f"Means of the repetitions over {x_name}, with bands of their confidence intervals.",
+        caption,
         f"{unit} over {x_name}; {'; '.join(told)}.",
         rows,
         partial(plots.sweep, x_name=x_name, unit=unit, series=series),

@@ -35,19 +35,25 @@ def write(folder: Path, *, tables: bool = False) -> list[Path]:
     """
     figures, hosts = summary.assemble(folder)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    drawn = run_charts(folder, manifest, figures, hosts)
+    sections, written = draw(run_charts(folder, manifest, figures, hosts), folder, tables=tables)
+    (folder / REPORT).write_text(page(manifest, figures, sections), encoding="utf-8")
+    return [folder / REPORT, *written]
+
+
+def draw(
+    charts: Sequence[Chart], folder: Path, *, tables: bool
+) -> tuple[list[dict[str, Any]], list[Path]]:
+    """Write charts as files; return what a page shows of each, and the files."""
     (folder / PLOTS).mkdir(exist_ok=True)
-    written = [folder / REPORT]
-    sections = []
-    for chart in drawn:
+    sections, written = [], []
+    for chart in charts:
         files = chart_files(chart)
         sections.append(_section(chart, files))
         for name, content in files.items():
             if tables or not name.endswith(".csv"):
                 written.append(folder / PLOTS / name)
                 written[-1].write_bytes(content)
-    written[0].write_text(page(manifest, figures, sections), encoding="utf-8")
-    return written
+    return sections, written
 
 
 def run_charts(
@@ -63,6 +69,7 @@ def run_charts(
     busy = series.processors(samples, clock, lasted_s, width_s)
     responses = series.responses(figures["response_us"])
     bound = figures["bound"]
+    failures = series.failures(hosts)
     seconds = [vars(second) for row in found for second in row.record.seconds]
     latency_over_time = series.latency_over_time(seconds, width_s)
     return [
@@ -72,7 +79,11 @@ def run_charts(
         *[charts.latency_curves(latencies)] * bool(latencies),
         *([charts.latency_over_time(latency_over_time)] if latency_over_time else []),
         charts.threads(summary.thread_rows(found)),
-        charts.failures(series.failures(hosts)),
+        *(
+            [charts.failures(failures)]
+            if any(row["conflicts"] or row["aborted"] or row["unknown"] for row in failures)
+            else []
+        ),
         *([charts.processors(busy)] if busy else []),
         *([charts.links(bound, figures["limit"])] if bound else []),
         *([charts.responses(responses)] if responses else []),
@@ -117,7 +128,8 @@ def _section(chart: Chart, files: dict[str, bytes]) -> dict[str, Any]:
 
 def page(manifest: dict[str, Any], figures: dict[str, Any], sections: list[dict[str, Any]]) -> str:
     """Return the HTML of a run's report."""
-    return _ENVIRONMENT.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
         run=figures,
         verdict=verdict(manifest, figures),
         headline=_headline(figures),
@@ -127,6 +139,11 @@ def page(manifest: dict[str, Any], figures: dict[str, Any], sections: list[dict[
         steps=[_step(step) for step in manifest["steps"]],
         sections=sections,
     )
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a page, with whatever comes from a run escaped."""
+    return _ENVIRONMENT.get_template(template).render(**values)
 
 
 def verdict(manifest: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
@@ -191,16 +208,22 @@ def _parameters(manifest: dict[str, Any]) -> list[tuple[str, str]]:
         ("cluster", manifest["cluster"]),
         ("release", manifest["release"]),
         *([("git commit", git["commit"][:12] + changed)] if git else []),
-        ("started", f"{datetime.fromisoformat(manifest['started']):%Y-%m-%d %H:%M:%S} UTC"),
+        ("started", moment(manifest["started"])),
         *(
-            (f"{role}: {name.replace('_', ' ')}", _shown(value))
+            (f"{role}: {name.replace('_', ' ')}", shown(value))
             for role, values in manifest["parameters"].items()
             for name, value in values.items()
         ),
     ]
 
 
-def _shown(value: Any) -> str:
+def moment(text: str) -> str:
+    """Return a manifest's time as people read it."""
+    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def shown(value: Any) -> str:
+    """Return an option's value as people read it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

@@ -140,7 +140,8 @@ def latency_over_time(seconds: list[Row], width_s: float) -> list[Row]:
     width_s = max(1.0, width_s)
     intervals: dict[int, list[Histogram]] = {}
     for row in seconds:
-        intervals.setdefault(math.ceil(row["ended_s"] / width_s - 1e-6), []).append(row["latency"])
+        middle_s = max(0.0, row["ended_s"] - 0.5)
+        intervals.setdefault(int(middle_s / width_s) + 1, []).append(row["latency"])
     merged = {number: merge(intervals[number]) for number in sorted(intervals)}
     return [
         {

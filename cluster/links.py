@@ -21,14 +21,14 @@ def measure(operator: Operator) -> dict[str, dict[str, Any]]:
     hosts = operator.cluster.hosts
     if len(hosts) == 1 or all(_is_loopback(host.address) for host in hosts):
         return {}
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, Any]] = {host.name: {} for host in hosts}
     for shift in [shift for shift in _SHIFTS if shift < len(hosts)]:
         receivers = {host: hosts[(at + shift) % len(hosts)] for at, host in enumerate(hosts)}
         answers = operator.each("measure links", _calls(receivers).get, preview=_PREVIEW).require()
         for sender, receiver in receivers.items():
             answer = answers[receiver.name]
             for host, way in ((receiver, "in_bits_per_s"), (sender, "out_bits_per_s")):
-                row = found.setdefault(host.name, {})
+                row = found[host.name]
                 row[way] = max(row.get(way, 0), answer["in_bits_per_s"])
             for what in ("segment_bytes", "overhead_bytes"):
                 found[receiver.name][what] = answer[what]

@@ -40,7 +40,7 @@ def run(  # noqa: PLR0913 - each is an option
 
 def _show_run(screen: Screen, summary: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     show_summary(screen, summary, rows)
-    screen.note(f"results: logs/{summary['run']} (also logs/latest)")
+    screen.note(f"results: logs/{summary['run']} (also logs/latest); fab report draws them")
 
 
 @task()

@@ -5,7 +5,7 @@ from typing import Any
 
 from analysis import summary as analysis
 from cluster import collect as collecting
-from cluster import health, processes, runs
+from cluster import health, processes, runs, sweeps
 from cluster.command import LOGS, ROOT, cluster_task, task
 from cluster.console import Screen, show_compared, show_summary
 from cluster.errors import ClusterError, UsageError, VerdictError
@@ -82,19 +82,25 @@ def _named(side: str) -> list[runs.Run]:
     return [runs.load(LOGS, name) for name in names]
 
 
-@task(run="which run (default: the latest)", csv="write also the data behind each chart")
+@task(
+    run="which run or sweep (default: the latest run)", csv="write also the data behind each chart"
+)
 def report(screen: Screen, *, run: str | None = None, csv: bool = False) -> dict[str, Any]:
     """Draw a run: one HTML file, and its charts for a paper."""
     # Only this task waits for matplotlib.
     from analysis import report as drawing  # noqa: PLC0415
+    from analysis import sweep_report as sweep_drawing  # noqa: PLC0415
 
-    found = runs.load(LOGS, run)
-    if missing := found.manifest.get("not_collected"):
-        screen.warn(f"not collected, so not in the charts: {', '.join(missing)}")
-    files = drawing.write(found.folder, tables=csv)
+    if run and sweeps.read(LOGS / run):
+        name, files = run, sweep_drawing.write(LOGS / run, tables=csv)
+    else:
+        found = runs.load(LOGS, run)
+        name, files = found.name, drawing.write(found.folder, tables=csv)
+        if missing := found.manifest.get("not_collected"):
+            screen.warn(f"not collected, so not in the charts: {', '.join(missing)}")
     screen.note(f"report: {files[0].relative_to(ROOT)}")
-    screen.note(f"charts: {files[1].parent.relative_to(ROOT)}")
-    return {"run": found.name, "files": [str(path) for path in files]}
+    screen.note(f"charts: {files[0].parent.relative_to(ROOT)}/plots")
+    return {"run": name, "files": [str(path) for path in files]}
 
 
 @cluster_task(run="only this run", force="remove also what is not collected")

@@ -29,7 +29,9 @@ def sweep(
     operator: Operator, *, options: Any, repeat: int = 5, precision: float = 0.05
 ) -> dict[str, Any]:
     """Run experiments with several values of options."""
-    from analysis import sweep as analysis  # noqa: PLC0415 - numpy would make every fab wait
+    # Only what draws waits for numpy and matplotlib.
+    from analysis import sweep as analysis  # noqa: PLC0415
+    from analysis import sweep_report  # noqa: PLC0415
 
     typed = {name: text for name, text in vars(options).items() if text is not None}
     axes = sweeps.axes_of(typed, KINDS)
@@ -55,7 +57,8 @@ def sweep(
     found.end()
     plan, rows = analysis.assemble(found.folder)
     show_sweep(operator.screen, analysis.varied(plan), rows)
-    operator.screen.note(f"results: {found.folder.relative_to(ROOT)}")
+    report, *_ = sweep_report.write(found.folder)
+    operator.screen.note(f"report: {report.relative_to(ROOT)}")
     return {**plan, "points": rows}
 
 

@@ -87,12 +87,13 @@ CHARTS = {
                 for server in HOSTS
             ]
         ),
-        charts.sweep_curves("Window", "window", "commands/s", SWEEP),
+        charts.sweep_curves("Window", "window", "commands/s", SWEEP, "A caption."),
         charts.sweep_curves(
             "Workloads",
             "workload",
             "commands/s",
             [("fast", [("a", 4.0, 3.0, 5.0), ("b", 6, 5, 7)])],
+            "A caption.",
         ),
     )
 }
@@ -196,7 +197,7 @@ def test_what_never_happened_has_no_panel_but_is_said() -> None:
 
 
 def test_a_sweeps_files_are_named_after_all_of_its_title() -> None:
-    chart = charts.sweep_curves("p99, by key-size", "key size", "ms", SWEEP)
+    chart = charts.sweep_curves("p99, by key-size", "key size", "ms", SWEEP, "A caption.")
     assert chart.name == "sweep-p99-by-key-size"
 
 
