@@ -25,6 +25,7 @@ namespace = Collection(
     results.clean,
     experiment.run,
     sweeps.sweep,
+    experiment.reproduce,
     experiment.demo,
     faults.heal,
     fault=Collection(faults.kill, faults.pause, faults.power, faults.cut, faults.slow, faults.loss),

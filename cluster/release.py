@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import tarfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,26 @@ def build(root: Path) -> Release:
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(content), 0o644
             archive.addfile(member, io.BytesIO(content))
-    name = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:_NAME_DIGITS]
-    return Release(name, files, gzip.compress(tar.getvalue(), mtime=0))
+    return Release(_name_of(files), files, gzip.compress(tar.getvalue(), mtime=0))
+
+
+def load(path: Path) -> Release:
+    """Read a bundle that was kept, and verify it; ClusterError if it is none."""
+    files = {}
+    try:
+        bundle = path.read_bytes()
+        with tarfile.open(fileobj=io.BytesIO(bundle)) as archive:
+            for member in archive:
+                content = archive.extractfile(member)
+                files[member.name] = hashlib.sha256(content.read() if content else b"").hexdigest()
+    except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
+        why = f"{path} holds no release: {error}"
+        raise ClusterError(why) from error
+    return Release(_name_of(files), files, bundle)
+
+
+def _name_of(files: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:_NAME_DIGITS]
 
 
 def wanted(release: Release, secret: str | None) -> dict[str, str | None]:

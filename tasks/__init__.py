@@ -66,6 +66,9 @@ def _host_errors() -> Iterator[None]:
         raise HostError(str(error)) from error
 
 
+BUNDLE = "release.tar.gz"  # in a run's folder: what the hosts ran, for fab reproduce
+
+
 def perform(  # noqa: PLR0913 - what a run is made of
     operator: Operator,
     servers: ServerOptions,
@@ -81,6 +84,8 @@ def perform(  # noqa: PLR0913 - what a run is made of
     """
     built = built or build(ROOT)
     run = begin(logs, operator.cluster, built.name, dry_run=operator.dry_run)
+    if not operator.dry_run:
+        (run.folder / BUNDLE).write_bytes(built.bundle)
     operator.screen.note(
         f"run {run.name} · {options.profile} profile, window {options.window}"
         f" · release {built.name} · seed {options.seed}"

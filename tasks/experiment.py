@@ -1,15 +1,18 @@
-"""run, demo."""
+"""run, reproduce, demo."""
 
 import dataclasses
 from typing import Any
 
-from cluster.command import LAB, STATE, cluster_task, load_cluster, task
-from cluster.console import Screen, show_comparison, show_flaws, show_summary
+from cluster import release, runs
+from cluster.command import LAB, LOGS, ROOT, STATE, cluster_task, load_cluster, task
+from cluster.console import Screen, show_compared, show_comparison, show_flaws, show_summary
+from cluster.errors import ClusterError
 from cluster.operator import Operator, close_connections
 from cluster.options import ClientOptions, ServerOptions
+from cluster.release import Release
 from cluster.roster import roster
 from lab import loopback
-from tasks import bring_up, perform
+from tasks import BUNDLE, bring_up, perform
 
 _DEMO_S = 5.0
 _DEMO = [("classic", 1), ("fast", 1), ("fast", 32)]  # profile and window of each run
@@ -36,6 +39,47 @@ def run(  # noqa: PLR0913 - each is an option
     options = options.checked(roster(operator.cluster))
     chosen = ServerOptions(workers, options.trace, durable).checked()
     return perform(operator, chosen, options, _show_run)
+
+
+@cluster_task(run="the run to be repeated: its folder in logs/")
+def reproduce(operator: Operator, run: str) -> dict[str, Any]:
+    """Repeat a run with its release, options and seed, and compare."""
+    from analysis import compare as comparing  # noqa: PLC0415 - numpy would make every fab wait
+
+    found = runs.load(LOGS, run)
+    built = _release_of(found)
+    parameters, manifest = found.manifest["parameters"], found.manifest
+    try:
+        options = ClientOptions(**parameters["clients"])
+        servers = ServerOptions(**parameters["servers"]).checked()
+    except (KeyError, TypeError) as error:
+        why = f"run {found.name} does not say with which options it was run: {error}"
+        raise ClusterError(why) from error
+    sizes = len(manifest["servers"]), len(manifest["clients"])
+    operator.cluster = operator.cluster.sized(*sizes)
+    for fault in manifest.get("faults", []):
+        operator.screen.warn(f"{fault['host']}: not made again: {fault['text']}")
+    checked = options.checked(roster(operator.cluster))
+    again = perform(operator, servers, checked, _show_run, built=built)
+    if operator.dry_run:
+        return again
+    sides = [[comparing.read(folder)] for folder in (found.folder, LOGS / again["run"])]
+    compared = comparing.compare(*sides)
+    show_compared(operator.screen, compared)
+    return compared
+
+
+def _release_of(run: runs.Run) -> Release:
+    """Return what the hosts ran: as kept in the run's folder, else this checkout if it is that."""
+    wanted = run.manifest["release"]
+    kept = run.folder / BUNDLE
+    found = release.load(kept) if kept.exists() else release.build(ROOT)
+    if found.name != wanted:
+        where = f"{kept} holds" if kept.exists() else "it was not kept, and this checkout is"
+        commit = (run.manifest["git"] or {}).get("commit", "unknown")
+        why = f"run {run.name} ran release {wanted}; {where} {found.name} (its commit: {commit})"
+        raise ClusterError(why)
+    return found
 
 
 def _show_run(screen: Screen, summary: dict[str, Any], rows: list[dict[str, Any]]) -> None:

@@ -37,14 +37,17 @@ def test_the_tasks_chain_to_a_whole_experiment(idle: Checkout) -> None:
     assert steps == ["facts", "start-servers", "start-clients"]
 
 
-def test_a_number_of_commands_ends_the_clients_and_a_seed_chooses_the_same(
-    idle: Checkout,
-) -> None:
+def test_a_number_of_commands_ends_the_clients_and_can_be_reproduced(idle: Checkout) -> None:
     words = ["--commands", "40", "--threads", "2", "--key-size", "1", "--seed", "7"]
-    one, other = (idle.json("run", *words, "--warmup", "0") for _ in range(2))
-    assert one["commands"] == 5 * 2 * 40
-    assert one["connections"] == 5 * 2 * 5
+    one = idle.json("run", *words, "--warmup", "0", "--clients", "4")
+    assert one["commands"] == 4 * 2 * 40
+    assert one["connections"] == 4 * 2 * 5
+    compared = idle.json("reproduce", one["run"])
+    ((other,), differs) = compared["b"], compared["differs"]
+    assert compared["a"] == [one]
+    assert other["run"] == idle.latest() != one["run"]
     assert (one["gets"], one["puts"]) == (other["gets"], other["puts"])
+    assert set(differs) <= {"links"}  # which are measured
 
 
 def test_several_servers_and_clients_a_host(idle: Checkout, edited: Edit) -> None:

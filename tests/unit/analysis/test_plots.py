@@ -207,7 +207,7 @@ def test_a_sweep_over_numbers_has_them_as_its_ticks() -> None:
     assert CHARTS["sweep-window"].rows[0] == {
         "series": "classic",
         "window": 1,
-        "mean": 4556.0,
+        "middle": 4556.0,
         "low": 4400.0,
         "high": 4700.0,
     }

@@ -122,11 +122,12 @@ def test_latency_over_time_merges_what_ended_in_the_same_interval() -> None:
             latency.add(value_us)
         return {"ended_s": ended_s, "commands": len(values_us), "latency": latency}
 
-    rows = [second(1.0, 100, 100), second(2.0, 200), second(1.0, 50), second(3.0), second(3.2, 7)]
+    # A client is somewhat late with a row, and its last one is short.
+    rows = [second(1.0, 100, 100), second(2.2, 200), second(1.1, 50), second(3.0), second(3.2, 7)]
     assert series.latency_over_time(rows, 0.5) == [
         {"until_s": 1.0, "commands": 3, "p50_ms": 0.1, "p99_ms": 0.1},
         {"until_s": 2.0, "commands": 1, "p50_ms": 0.2, "p99_ms": 0.2},
-        {"until_s": 4.0, "commands": 1, "p50_ms": 0.007, "p99_ms": 0.007},
+        {"until_s": 3.0, "commands": 1, "p50_ms": 0.007, "p99_ms": 0.007},
     ]
     (first, second_) = series.latency_over_time(rows, 2.0)
     assert (first["commands"], second_["until_s"]) == (4, 4.0)
