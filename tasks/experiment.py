@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from cluster import release, runs
+from cluster import presets, release, runs
 from cluster.command import LAB, LOGS, ROOT, STATE, cluster_task, load_cluster, task
 from cluster.console import Screen, show_compared, show_comparison, show_flaws, show_summary
 from cluster.errors import ClusterError
@@ -24,6 +24,7 @@ _DEMO = [("classic", 1), ("fast", 1), ("fast", 32)]  # profile and window of eac
     durable="servers keep on disk whatever they promise, until fab clean",
     servers="only so many of the inventory's servers (default: all)",
     clients="only so many of the inventory's clients (default: all)",
+    preset=f"how the original was debugged: {presets.NAMES}",
 )
 def run(  # noqa: PLR0913 - each is an option
     operator: Operator,
@@ -33,11 +34,15 @@ def run(  # noqa: PLR0913 - each is an option
     durable: bool = False,
     servers: int = 0,
     clients: int = 0,
+    preset: str = "",
 ) -> dict[str, Any]:
     """Run a whole experiment, from deploy to numbers."""
-    operator.cluster = operator.cluster.sized(servers, clients)
+    counts = {"servers": servers, "clients": clients, "workers": workers}
+    if preset:
+        options, counts = presets.applied(preset, options, counts)
+    operator.cluster = operator.cluster.sized(counts["servers"], counts["clients"])
     options = options.checked(roster(operator.cluster))
-    chosen = ServerOptions(workers, options.trace, durable).checked()
+    chosen = ServerOptions(counts["workers"], options.trace, durable).checked()
     return perform(operator, chosen, options, _show_run)
 
 
