@@ -48,10 +48,10 @@ def is_sure(figures: list[float], precision: float) -> bool:
 def assemble(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Write a sweep's points.csv; return what was swept, and a row a point that was run.
 
-    A row has the point's values and FIGURES. The mean throughput has its 95 % interval, None of one
-    run. Percentiles are of all runs' merged histograms; of the 99th there are also the least and
-    the most that a run had. `limit` is what was full most often, and `doubtful` how many runs have
-    a mark.
+    A row has the point's part of the sweep, its values and FIGURES. The mean throughput has its
+    95 % interval, None of one run. Percentiles are of all runs' merged histograms; of the 99th
+    there are also the least and the most that a run had. `limit` is what was full most often, and
+    `doubtful` how many runs have a mark.
     """
     try:
         plan = json.loads((folder / STATE).read_text(encoding="utf-8"))
@@ -60,7 +60,8 @@ def assemble(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         raise ConfigurationError(why) from error
     rows = [_row(folder, point) for point in plan["points"] if point["runs"]]
     with (folder / POINTS).open("w", newline="", encoding="utf-8") as target:
-        writer = csv.DictWriter(target, [*plan["axes"], *FIGURES])
+        options = dict.fromkeys(name for axes in plan["parts"].values() for name in axes)
+        writer = csv.DictWriter(target, ["part", *options, *FIGURES])
         writer.writeheader()
         writer.writerows(rows)
     return plan, rows
@@ -80,6 +81,7 @@ def _row(folder: Path, point: dict[str, Any]) -> dict[str, Any]:
     low, high = intervals.of_mean(rates) or (None, None)
     commands = sum(summary["commands"] for summary in summaries)
     return {
+        "part": point["part"],
         **point["values"],
         "runs": len(runs),
         "throughput_per_s": round(fmean(rates), 1),
@@ -95,6 +97,6 @@ def _row(folder: Path, point: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def varied(plan: dict[str, Any]) -> list[str]:
+def varied(axes: dict[str, list[Any]]) -> list[str]:
     """Return the names of what has several values."""
-    return [name for name, values in plan["axes"].items() if len(values) > 1]
+    return [name for name, values in axes.items() if len(values) > 1]

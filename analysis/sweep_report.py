@@ -43,26 +43,43 @@ _CURVES = (
 def write(folder: Path, *, tables: bool = False) -> list[Path]:
     """Assemble a sweep and draw it; return the files that were written, report.html first."""
     plan, rows = sweep.assemble(folder)
-    varied = sweep.varied(plan)
-    sections, written = draw(sweep_charts(varied, rows), folder, tables=tables)
+    parts = {name: [row for row in rows if row["part"] == name] for name in plan["parts"]}
+    drawn = [
+        chart
+        for name, axes in plan["parts"].items()
+        for chart in sweep_charts(name, sweep.varied(axes), parts[name])
+    ]
+    sections, written = draw(drawn, folder, tables=tables)
     document = render(
         "sweep.html.j2",
         plan=plan,
         verdict=verdict(plan, rows),
         facts=_facts(plan),
-        varied=[name.replace("_", " ") for name in varied],
-        rows=[{**row, "values": [shown(row[name]) for name in varied]} for row in rows],
+        parts=[_part(name, plan["parts"][name], rows) for name, rows in parts.items()],
         sections=sections,
     )
     (folder / REPORT).write_text(document, encoding="utf-8")
     return [folder / REPORT, *written]
 
 
-def sweep_charts(varied: Sequence[str], rows: Sequence[_Row]) -> list[Chart]:
+def _part(name: str, axes: dict[str, list[Any]], rows: list[_Row]) -> dict[str, Any]:
+    """Return what the page shows of one of a sweep's parts in its table."""
+    varied = sweep.varied(axes)
+    return {
+        "name": name,
+        "varied": [option.replace("_", " ") for option in varied],
+        "rows": [{**row, "values": [shown(row[option]) for option in varied]} for row in rows],
+    }
+
+
+def sweep_charts(part: str, varied: Sequence[str], rows: Sequence[_Row]) -> list[Chart]:
     """Return, for each thing that has several values, throughput and p99 latency over it."""
+    if not rows:
+        return []
     return [
         charts.sweep_curves(
-            f"{curve.what} and {axis.replace('_', ' ')}",
+            f"{f'{part}: ' * bool(part)}{curve.what.lower() if part else curve.what}"
+            f" and {axis.replace('_', ' ')}",
             axis.replace("_", " "),
             curve.unit,
             _series(axis, [name for name in varied if name != axis], rows, curve),
@@ -117,7 +134,12 @@ def verdict(plan: dict[str, Any], rows: Sequence[_Row]) -> dict[str, Any]:
 
 def _facts(plan: dict[str, Any]) -> list[tuple[str, str]]:
     """Return what was the same in all runs, each with its name."""
-    fixed = {name: values[0] for name, values in plan["axes"].items() if len(values) == 1}
+    fixed = {
+        name: values[0]
+        for axes in plan["parts"].values()
+        for name, values in axes.items()
+        if len(values) == 1
+    }
     return [
         ("cluster", plan["cluster"]),
         ("release", plan["release"]),

@@ -7,7 +7,7 @@ file is written after each run, so a sweep goes on where it was after whatever h
 import json
 import random
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from math import prod
@@ -26,12 +26,14 @@ _PREFIX = "sweep-"
 _YES_NO = {True: "yes", False: "no"}
 BETWEEN_RUNS = "the servers are started anew, and hold nothing"
 Value = int | float | str | bool
+Axes = dict[str, list[Value]]  # the values of each option
 
 
 @dataclass
 class Point:
     """A choice of values, and the runs that were made with it."""
 
+    part: str
     values: dict[str, Value]
     runs: list[str] = field(default_factory=list)
     figures: list[float] = field(
@@ -72,9 +74,9 @@ class Sweep:
 
     def said(self, point: Point) -> str:
         """Return a point's values as they are typed, of what has several."""
-        axes = self.plan["axes"]
+        axes = self.plan["parts"][point.part]
         varied = {name: value for name, value in point.values.items() if len(axes[name]) > 1}
-        return typed(varied) or "the one point"
+        return f"{point.part} {typed(varied)}".strip() or "the one point"
 
     def next(self) -> Point | None:
         """Return the point to run next; None once there is enough of each.
@@ -118,9 +120,12 @@ class Sweep:
 
 
 def plan(
-    cluster: Cluster, release: str, axes: dict[str, list[Value]], repeat: int, precision: float
+    cluster: Cluster, release: str, parts: dict[str, Axes], repeat: int, precision: float
 ) -> dict[str, Any]:
-    """Return what makes a sweep the one that it is; UsageError for what cannot be."""
+    """Return what makes a sweep the one that it is; UsageError for what cannot be.
+
+    Each of its parts, of which an ordinary sweep has one without a name, has axes of its own.
+    """
     if repeat < 1:
         why = f"--repeat {repeat} is not a number from 1 on"
         raise UsageError(why)
@@ -129,7 +134,7 @@ def plan(
         raise UsageError(why)
     hosts = [host.name for host in cluster.hosts]
     where = {"cluster": cluster.name, "inventory": cluster.digest, "hosts": hosts}
-    how = {"axes": axes, "repeat": repeat, "precision": precision}
+    how = {"parts": parts, "repeat": repeat, "precision": precision}
     return {**where, "release": release, **how}
 
 
@@ -153,13 +158,17 @@ def begin(logs: Path, cluster: Cluster, plan: dict[str, Any], points: Sequence[P
     return sweep
 
 
-def points_of(axes: dict[str, list[Value]]) -> list[Point]:
-    """Return all combinations of the axes' values; UsageError if they are too many."""
-    number = prod(map(len, axes.values()))
+def points_of(parts: dict[str, Axes]) -> list[Point]:
+    """Return all combinations of the values of each part; UsageError if they are too many."""
+    number = sum(prod(map(len, axes.values())) for axes in parts.values())
     if number > MAX_POINTS:
         why = f"{number:,} points in one sweep; at most {MAX_POINTS:,}: leave some values out"
         raise UsageError(why)
-    return [Point(dict(zip(axes, values, strict=True))) for values in product(*axes.values())]
+    return [
+        Point(part, dict(zip(axes, values, strict=True)))
+        for part, axes in parts.items()
+        for values in product(*axes.values())
+    ]
 
 
 def unfinished(logs: Path, plan: dict[str, Any]) -> Sweep | None:
@@ -180,7 +189,7 @@ def read(folder: Path) -> Sweep | None:
     return Sweep(folder, document, [Point(**row) for row in document.pop("points")])
 
 
-def axes_of(typed: dict[str, str], kinds: dict[str, type]) -> dict[str, list[Value]]:
+def axes_of(typed: Mapping[str, str], kinds: Mapping[str, type]) -> Axes:
     """Return the values of each option that was typed, each once, in the order typed."""
     return {
         name: list(dict.fromkeys(_values(name, text, kinds[name]))) for name, text in typed.items()

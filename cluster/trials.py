@@ -12,6 +12,8 @@ _SIZES = {
     "servers": "how many of the inventory's servers there are",
     "clients": "how many of the inventory's clients there are",
     "link_rate": "how fast each host's link is, such as 10mbit; netns lab only",
+    "one_link_rate": "how fast the last host's link is; netns lab only",
+    "one_loss": "packets of a hundred that the last host's link loses; netns lab only",
 }
 _NOT_SWEPT = ("seed", "trace")  # each repeat has a seed of its own
 _SWEPT = {
@@ -24,6 +26,8 @@ KINDS: dict[str, Any] = {
     "servers": int,
     "clients": int,
     "link_rate": str,
+    "one_link_rate": str,
+    "one_loss": int,
 }
 _TEXTS = {name: one.metadata["help"] for name, one in _SWEPT.items()} | _SIZES
 
@@ -40,7 +44,6 @@ class Trial:
     clients: ClientOptions
     servers: ServerOptions
     cluster: Cluster
-    link_rate: str | None
 
     @classmethod
     def of(cls, values: Mapping[str, Any], cluster: Cluster) -> "Trial":
@@ -49,7 +52,7 @@ class Trial:
         of_client = {name: values[name] for name in _names(ClientOptions) if name in values}
         of_server = {name: values[name] for name in _names(ServerOptions) if name in values}
         clients = ClientOptions(**of_client).checked(roster(part))
-        return cls(clients, ServerOptions(**of_server).checked(), part, values.get("link_rate"))
+        return cls(clients, ServerOptions(**of_server).checked(), part)
 
 
 def _names(options: type) -> list[str]:

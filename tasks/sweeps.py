@@ -1,7 +1,7 @@
 """sweep."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -11,22 +11,25 @@ from cluster import release, sweeps
 from cluster.command import LOGS, NETNS, ROOT, STATE, cluster_task
 from cluster.console import Screen, show_flaws, show_sweep
 from cluster.errors import ClusterError, UsageError, VerdictError
+from cluster.faults import LONGEST_S, Fault, note, prove
 from cluster.operator import Operator
 from cluster.release import Release
+from cluster.suites import SUITES, parts_of
 from cluster.trials import KINDS, SweepOptions, Trial
 from lab import netns
 from lab.errors import ChoiceError, LabError
 from lab.links import bits_per_second
-from tasks import perform
+from tasks import faults_of, perform
 
 
 @cluster_task(
     takes=SweepOptions,
     repeat="how often each point is run at most",
     precision="share of its mean to which a point must be known to be run no more",
+    suite=f"sweeps that belong together: {', '.join(SUITES)}",
 )
 def sweep(
-    operator: Operator, *, options: Any, repeat: int = 5, precision: float = 0.05
+    operator: Operator, *, options: Any, repeat: int = 5, precision: float = 0.05, suite: str = ""
 ) -> dict[str, Any]:
     """Run experiments with several values of options."""
     # Only what draws waits for numpy and matplotlib.
@@ -34,13 +37,15 @@ def sweep(
     from analysis import sweep_report  # noqa: PLC0415
 
     typed = {name: text for name, text in vars(options).items() if text is not None}
-    axes = sweeps.axes_of(typed, KINDS)
+    swept = parts_of(suite, typed) if suite else {"": typed}
+    parts = {name: sweeps.axes_of(chosen, KINDS) for name, chosen in swept.items()}
     built = release.build(ROOT)
-    plan = sweeps.plan(operator.cluster, built.name, axes, repeat, precision)
-    points = sweeps.points_of(axes)
+    plan = sweeps.plan(operator.cluster, built.name, parts, repeat, precision)
+    plan |= {"suite": suite}
+    points = sweeps.points_of(parts)
     for point in points:  # all of them BEFORE the first is run
         Trial.of(point.values, operator.cluster)
-    _check_links(operator, axes.get("link_rate", []))
+        _check_links(operator, point.values)
     if operator.dry_run:
         for point in points:
             operator.screen.note(f"would run up to {repeat} times: {sweeps.typed(point.values)}")
@@ -52,17 +57,25 @@ def sweep(
         found = sweeps.begin(LOGS, operator.cluster, plan, points)
         most = f"{len(points)} points, at most {found.left} runs"
         operator.screen.note(f"sweep {found.name}: {most}; typed again, it goes on where it was")
-    with _rates_kept(axes):
-        _run_all(operator, found, built)
+    links = _Links(operator, parts)
+    try:
+        _run_all(operator, found, built, links)
+    finally:
+        with _lab_errors():
+            links.set({})
     found.end()
     plan, rows = analysis.assemble(found.folder)
-    show_sweep(operator.screen, analysis.varied(plan), rows)
+    for name, axes in parts.items():
+        if name:
+            operator.screen.title(name)
+        mine = [row for row in rows if row["part"] == name]
+        show_sweep(operator.screen, analysis.varied(axes), mine)
     report, *_ = sweep_report.write(found.folder)
     operator.screen.note(f"report: {report.relative_to(ROOT)}")
     return {**plan, "points": rows}
 
 
-def _run_all(operator: Operator, sweep: sweeps.Sweep, built: Release) -> None:
+def _run_all(operator: Operator, sweep: sweeps.Sweep, built: Release, links: "_Links") -> None:
     """Run point after point; two failures in a row are the end for now."""
     from analysis import sweep as analysis  # noqa: PLC0415 - as above
 
@@ -72,9 +85,9 @@ def _run_all(operator: Operator, sweep: sweeps.Sweep, built: Release) -> None:
         operator.screen.title(f"[{sweep.done + 1} of at most {sweep.done + sweep.left}] {said}")
         trial = Trial.of(point.values, operator.cluster)
         part = Operator(trial.cluster, operator.screen)
-        if trial.link_rate:
-            _set_links(operator, trial.link_rate)
         try:
+            with _lab_errors():
+                links.set(point.values)
             clients = replace(trial.clients, seed=sweep.seed(point))
             summary = perform(part, trial.servers, clients, _show, logs=sweep.runs, built=built)
         except VerdictError:
@@ -98,42 +111,72 @@ def _run_all(operator: Operator, sweep: sweeps.Sweep, built: Release) -> None:
         operator.screen.note(f"{summary['throughput_per_s']:,.0f} commands/s · {left}")
 
 
+@contextmanager
+def _lab_errors() -> Iterator[None]:
+    try:
+        yield
+    except LabError as error:
+        raise ClusterError(str(error)) from error
+
+
 def _show(screen: Screen, summary: dict[str, Any], _rows: list[dict[str, Any]]) -> None:
     show_flaws(screen, summary)
 
 
-def _check_links(operator: Operator, rates: list[Any]) -> None:
-    if rates and operator.cluster.name != NETNS:
+_ONE_LOSS = "one_loss"
+_RATES = ("link_rate", "one_link_rate")
+
+
+def _check_links(operator: Operator, values: Mapping[str, Any]) -> None:
+    """Raise UsageError for links that cannot be, or that nobody here can change."""
+    chosen = [name for name in (*_RATES, _ONE_LOSS) if name in values]
+    if chosen and operator.cluster.name != NETNS:
         why = (
-            f"--link-rate: nobody here can change the links of cluster {operator.cluster.name}: "
-            "leave it out, or fab lab.up --kind netns"
+            f"--{chosen[0].replace('_', '-')}: nobody here can change the links of cluster "
+            f"{operator.cluster.name}: leave it out, or fab lab.up --kind netns"
         )
         raise UsageError(why)
-    try:
-        for rate in rates:
-            bits_per_second(rate)
-    except ChoiceError as error:
-        why = f"--link-rate: {error}"
-        raise UsageError(why) from error
+    if not 0 <= values.get(_ONE_LOSS, 0) < 100:  # noqa: PLR2004 - that is what a percentage is
+        why = f"--one-loss {values[_ONE_LOSS]} is not a number from 0 to 99"
+        raise UsageError(why)
+    for name in set(_RATES) & set(chosen):
+        try:
+            bits_per_second(values[name])
+        except ChoiceError as error:
+            why = f"--{name.replace('_', '-')}: {error}"
+            raise UsageError(why) from error
 
 
-@contextmanager
-def _rates_kept(axes: dict[str, Any]) -> Iterator[None]:
-    """Leave the links as they were, if they are changed."""
-    if "link_rate" not in axes:
-        yield
-        return
-    lab = netns.status(STATE / NETNS) or {"hosts": {}}
-    try:
-        yield
-    finally:
-        for host, found in lab["hosts"].items():
-            netns.rate(STATE / NETNS, host, found["rate"])
+class _Links:
+    """The links of the netns lab, which a sweep may change from run to run."""
 
+    def __init__(self, operator: Operator, parts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Remember how they are, if any part changes them."""
+        self._operator = operator
+        self._last = operator.cluster.hosts[-1]
+        self._usual: dict[str, str] = {}
+        if any(name in axes for axes in parts.values() for name in (*_RATES, _ONE_LOSS)):
+            lab = netns.status(STATE / NETNS) or {"hosts": {}}
+            self._usual = {host: found["rate"] for host, found in lab["hosts"].items()}
 
-def _set_links(operator: Operator, rate: str) -> None:
-    try:
-        for host in operator.cluster.hosts:
-            netns.rate(STATE / NETNS, host.name, rate)
-    except LabError as error:
-        raise ClusterError(str(error)) from error
+    def set(self, values: Mapping[str, Any]) -> None:
+        """Make the links as a point wants them; what it says nothing of is as it was before."""
+        for host, usual in self._usual.items():
+            rate = values.get("link_rate", usual)
+            if host == self._last.name:
+                rate = values.get("one_link_rate", rate)
+            netns.rate(STATE / NETNS, host, rate)
+        if self._usual:
+            self._lose(values.get(_ONE_LOSS, 0))
+
+    def _lose(self, percent: int) -> None:
+        cluster = self._operator.cluster
+        faults = faults_of(Operator(cluster.limited(self._last.name), self._operator.screen))
+        prove(faults.heal())
+        note(LOGS, cluster.name, [self._last.name], None, 0.0)
+        if percent:
+            peers = {host.name: host.address for host in cluster.hosts}
+            where = {"percent": percent, "ways": ["in", "out"], "peers": peers}
+            fault = Fault("loss", f"loss of {percent} %", LONGEST_S, where)
+            faults.begin(fault).require()
+            note(LOGS, cluster.name, [self._last.name], fault.text, fault.for_s)
