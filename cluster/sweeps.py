@@ -184,9 +184,10 @@ def read(folder: Path) -> Sweep | None:
     """Return the sweep of a folder; None if it has none that can be read."""
     try:
         document = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        points = [Point(**row) for row in document.pop("points")]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Sweep(folder, document, [Point(**row) for row in document.pop("points")])
+    return Sweep(folder, document, points)
 
 
 def axes_of(typed: Mapping[str, str], kinds: Mapping[str, type]) -> Axes:

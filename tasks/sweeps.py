@@ -161,22 +161,20 @@ class _Links:
 
     def set(self, values: Mapping[str, Any]) -> None:
         """Make the links as a point wants them; what it says nothing of is as it was before."""
+        if not self._usual:
+            return
+        cluster, last = self._operator.cluster, self._last.name
+        faults = faults_of(Operator(cluster.limited(last), self._operator.screen))
+        prove(faults.heal())  # BEFORE the rates, of which it has its own idea
+        note(LOGS, cluster.name, [last], None, 0.0)
         for host, usual in self._usual.items():
             rate = values.get("link_rate", usual)
-            if host == self._last.name:
-                rate = values.get("one_link_rate", rate)
-            netns.rate(STATE / NETNS, host, rate)
-        if self._usual:
-            self._lose(values.get(_ONE_LOSS, 0))
-
-    def _lose(self, percent: int) -> None:
-        cluster = self._operator.cluster
-        faults = faults_of(Operator(cluster.limited(self._last.name), self._operator.screen))
-        prove(faults.heal())
-        note(LOGS, cluster.name, [self._last.name], None, 0.0)
-        if percent:
+            netns.rate(
+                STATE / NETNS, host, values.get("one_link_rate", rate) if host == last else rate
+            )
+        if percent := values.get(_ONE_LOSS):
             peers = {host.name: host.address for host in cluster.hosts}
             where = {"percent": percent, "ways": ["in", "out"], "peers": peers}
             fault = Fault("loss", f"loss of {percent} %", LONGEST_S, where)
             faults.begin(fault).require()
-            note(LOGS, cluster.name, [self._last.name], fault.text, fault.for_s)
+            note(LOGS, cluster.name, [last], fault.text, fault.for_s)
