@@ -208,7 +208,8 @@ class ClientProcess:
         """Return what all threads have done since the start."""
         latency = Histogram()
         for record in self._records:
-            latency.merge(record.latency())
+            latency.merge(record.latency_get)
+            latency.merge(record.latency_put)
         return Second(
             round(time.monotonic() - start_s, 6),
             sum(record.commands for record in self._records),
