@@ -38,7 +38,11 @@ def figure(summary: dict[str, Any]) -> float:
 
 
 def is_sure(figures: list[float], precision: float) -> bool:
-    """Tell whether the mean of a point's repeats is known to within a share of itself."""
+    """Tell whether the mean of a point's repeats is known to within a share of itself.
+
+    It is asked after each run, and the first yes is the last word. So of intervals that are said to
+    hold 95 times of 100, 93 do where runs differ by about as much as that share.
+    """
     interval = intervals.of_mean(figures)
     if interval is None or len(figures) < FEWEST_REPEATS:
         return False
@@ -53,11 +57,7 @@ def assemble(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     there are also the least and the most that a run had. `limit` is what was full most often, and
     `doubtful` how many runs have a mark.
     """
-    try:
-        plan = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        why = f"{folder} holds no sweep: {error}"
-        raise ConfigurationError(why) from error
+    plan = _read(folder / STATE)
     rows = [_row(folder, point) for point in plan["points"] if point["runs"]]
     with (folder / POINTS).open("w", newline="", encoding="utf-8") as target:
         options = dict.fromkeys(name for axes in plan["parts"].values() for name in axes)
@@ -69,7 +69,7 @@ def assemble(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 def _row(folder: Path, point: dict[str, Any]) -> dict[str, Any]:
     runs = [folder / "runs" / name for name in point["runs"]]
-    summaries = [json.loads((run / "summary.json").read_text(encoding="utf-8")) for run in runs]
+    summaries = [_read(run / "summary.json") for run in runs]
     latency = Histogram()
     for thread in (
         thread for run in runs for row in read_run(run) for thread in row.record.threads
@@ -95,6 +95,16 @@ def _row(folder: Path, point: dict[str, Any]) -> dict[str, Any]:
         "limit": Counter(summary["limit"] for summary in summaries).most_common(1)[0][0],
         "doubtful": sum(bool(summary["marks"]) for summary in summaries),
     }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        more = "bring it back, or move the sweep's folder away and begin anew"
+        why = f"{path} cannot be read ({error}): {more}"
+        raise ConfigurationError(why) from error
+    return document
 
 
 def varied(axes: dict[str, list[Any]]) -> list[str]:

@@ -269,6 +269,7 @@ def show_sweep(screen: Screen, varied: Sequence[str], rows: Sequence[dict[str, A
     shown = [
         {
             **row,
+            **{name: _as_typed(row[name]) for name in varied},
             "within": row["throughput_high"] and row["throughput_high"] - row["throughput_per_s"],
             "conflicts_share": f"{row['conflicts_share']:.3f}",
             "limit": row["limit"].partition(":")[0],
@@ -280,6 +281,11 @@ def show_sweep(screen: Screen, varied: Sequence[str], rows: Sequence[dict[str, A
     screen.note("±: half of the 95 % interval of the mean of all runs of a point")
     if doubtful := sum(row["doubtful"] for row in rows):
         screen.warn(f"{doubtful} runs are doubtful: each one's summary.json has its marks")
+
+
+def _as_typed(value: object) -> object:
+    """Return a float as a text, which has all its digits; what else there is, as it is."""
+    return str(value) if isinstance(value, float) else value
 
 
 def show_comparison(screen: Screen, summaries: Sequence[dict[str, Any]]) -> None:

@@ -15,6 +15,7 @@ from cluster.inventory import Cluster
 from rdht.records import write_json
 
 MANIFEST = "manifest.json"
+_OF_SWEEPS = "sweep-*/runs"  # where those of sweeps are, as cluster/sweeps.py has it
 
 
 class Run:
@@ -98,9 +99,14 @@ def stamp(cluster: Cluster) -> str:
 
 
 def load(logs: Path, name: str | None, cluster: Cluster | None = None) -> Run:
-    """Return the run of that name, or the latest; UsageError if there is none of this cluster."""
-    folder = logs / (name or "latest")
-    if not (folder / MANIFEST).is_file():
+    """Return the run of that name, or the latest; UsageError if there is none of this cluster.
+
+    The latest one is none of a sweep's, unless it is named.
+    """
+    places = [logs, *logs.glob(_OF_SWEEPS)] if name else [logs]
+    folders = [place / (name or "latest") for place in places]
+    folder = next((folder for folder in folders if (folder / MANIFEST).is_file()), None)
+    if folder is None:
         why = f"there is no run {name} in {logs}" if name else f"{logs} holds no run yet: fab run"
         raise UsageError(why)
     folder = folder.resolve()

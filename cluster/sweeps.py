@@ -4,17 +4,20 @@ logs/sweep-<time>-<cluster>-<tag>/ has sweep.json, what is swept and what was do
 file is written after each run, so a sweep goes on where it was after whatever has ended it.
 """
 
+import fcntl
 import json
+import os
 import random
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import UsageError
+from cluster.errors import ClusterError, UsageError
 from cluster.inventory import Cluster
 from cluster.runs import now, stamp
 from rdht.records import write_json
@@ -36,9 +39,7 @@ class Point:
     part: str
     values: dict[str, Value]
     runs: list[str] = field(default_factory=list)
-    figures: list[float] = field(
-        default_factory=list
-    )  # of each run, what its repeats must agree on
+    figures: list[float] = field(default_factory=list)  # a run; what its repeats must agree on
     is_sure: bool = False
 
 
@@ -76,7 +77,7 @@ class Sweep:
         """Return a point's values as they are typed, of what has several."""
         axes = self.plan["parts"][point.part]
         varied = {name: value for name, value in point.values.items() if len(axes[name]) > 1}
-        return f"{point.part} {typed(varied)}".strip() or "the one point"
+        return f"{point.part} {typed(varied)}".strip()
 
     def next(self) -> Point | None:
         """Return the point to run next; None once there is enough of each.
@@ -84,13 +85,16 @@ class Sweep:
         Each round has all points that are not yet sure, in an order of its own, so that what slowly
         changes on the hosts does not come down on a few points.
         """
-        for number in range(self.plan["repeat"]):
-            order = list(self.points)
-            random.Random(f"{self.plan['order_seed']}/{number}").shuffle(order)  # noqa: S311 - no secret
-            for point in order:
-                if len(point.runs) <= number and not point.is_sure:
-                    return point
-        return None
+        numbers = [
+            len(one.runs)
+            for one in self.points
+            if not one.is_sure and len(one.runs) < self.plan["repeat"]
+        ]
+        if not numbers:
+            return None
+        number, order = min(numbers), list(self.points)
+        random.Random(f"{self.plan['order_seed']}/{number}").shuffle(order)  # noqa: S311 - no secret
+        return next(one for one in order if len(one.runs) == number and not one.is_sure)
 
     def add(self, point: Point, run: str, figure: float, *, is_sure: bool) -> None:
         """Note a run of a point, and whether its repeats agree now."""
@@ -101,8 +105,7 @@ class Sweep:
 
     def fail(self, why: str) -> None:
         """Note a run that came to nothing; its point is to be run again."""
-        self.plan["failures"].append(why)
-        self.save()
+        self.note(failures=[*self.plan["failures"], why])
 
     def seed(self, point: Point) -> int:
         """Return the seed of the next run of a point: the same for all points in a round."""
@@ -111,7 +114,11 @@ class Sweep:
 
     def end(self) -> None:
         """Note that there is nothing left to do."""
-        self.plan["ended"] = now()
+        self.note(ended=now())
+
+    def note(self, **fields: Any) -> None:
+        """Add to what is known of the sweep and save it."""
+        self.plan |= fields
         self.save()
 
     def save(self) -> None:
@@ -139,12 +146,34 @@ def plan(
 
 
 def typed(values: dict[str, Value]) -> str:
-    """Return values as they are typed."""
+    """Return values as they are typed, or what to say where none is."""
     words = [
         f"--{name.replace('_', '-')} {_YES_NO[value] if isinstance(value, bool) else value}"
         for name, value in values.items()
     ]
-    return " ".join(words)
+    return " ".join(words) or "the one point"
+
+
+@contextmanager
+def alone(logs: Path, cluster: Cluster) -> Iterator[None]:
+    """Be the one sweep of a cluster that goes on; ClusterError while another process has one.
+
+    Two would stop each other's servers, and each forget what the other has done.
+    """
+    logs.mkdir(exist_ok=True)
+    lock = os.open(logs / f".{_PREFIX}{cluster.name}", os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            why = (
+                f"another fab sweep is at work on cluster {cluster.name}: wait until it ends, or "
+                "end it with ^C and type this again"
+            )
+            raise ClusterError(why) from error
+        yield
+    finally:
+        os.close(lock)
 
 
 def begin(logs: Path, cluster: Cluster, plan: dict[str, Any], points: Sequence[Point]) -> Sweep:
@@ -175,7 +204,7 @@ def unfinished(logs: Path, plan: dict[str, Any]) -> Sweep | None:
     """Return the latest sweep of this plan that has not ended."""
     for folder in sorted(logs.glob(f"{_PREFIX}*"), reverse=True):
         found = read(folder)
-        if found and not found.plan["ended"] and found.plan | plan == found.plan:
+        if found and not found.plan.get("ended") and found.plan | plan == found.plan:
             return found
     return None
 
@@ -185,9 +214,9 @@ def read(folder: Path) -> Sweep | None:
     try:
         document = json.loads((folder / STATE).read_text(encoding="utf-8"))
         points = [Point(**row) for row in document.pop("points")]
-    except (OSError, ValueError, KeyError, TypeError):
+        return Sweep(folder, document, points)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # damaged, or of old
         return None
-    return Sweep(folder, document, points)
 
 
 def axes_of(typed: Mapping[str, str], kinds: Mapping[str, type]) -> Axes:

@@ -1,16 +1,17 @@
 """What can be swept, and what one point of a sweep is."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, make_dataclass
+from dataclasses import Field, dataclass, fields, make_dataclass
 from typing import Any
 
+from cluster.errors import UsageError
 from cluster.inventory import Cluster
 from cluster.options import ClientOptions, ServerOptions, option
 from cluster.roster import roster
 
 _SIZES = {
-    "servers": "how many of the inventory's servers there are",
-    "clients": "how many of the inventory's clients there are",
+    "servers": "only so many of the inventory's servers (default: all)",
+    "clients": "only so many of the inventory's clients (default: all)",
     "link_rate": "how fast each host's link is, such as 10mbit; netns lab only",
     "one_link_rate": "how fast the last host's link is; netns lab only",
     "one_loss": "packets of a hundred that the last host's link loses; netns lab only",
@@ -29,7 +30,16 @@ KINDS: dict[str, Any] = {
     "one_link_rate": str,
     "one_loss": int,
 }
-_TEXTS = {name: one.metadata["help"] for name, one in _SWEPT.items()} | _SIZES
+
+
+def _text(one: Field[Any]) -> str:
+    text = str(one.metadata["help"])
+    if one.type is bool:
+        return f"yes or no: {text}"
+    return f"{text} (default {one.default})" if one.default else text
+
+
+_TEXTS = {name: _text(one) for name, one in _SWEPT.items()} | _SIZES
 
 # Each field is an option of `sweep`: values, comma-separated.
 SweepOptions = make_dataclass(
@@ -48,6 +58,9 @@ class Trial:
     @classmethod
     def of(cls, values: Mapping[str, Any], cluster: Cluster) -> "Trial":
         """Return the trial with these values, others as in `run`; UsageError for what cannot be."""
+        if values.get("commands") and "duration" in values:
+            why = "--duration ends no clients that --commands ends: leave one of both out"
+            raise UsageError(why)
         part = cluster.sized(values.get("servers", 0), values.get("clients", 0))
         of_client = {name: values[name] for name in _names(ClientOptions) if name in values}
         of_server = {name: values[name] for name in _names(ServerOptions) if name in values}

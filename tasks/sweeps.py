@@ -11,7 +11,7 @@ from cluster import release, sweeps
 from cluster.command import LOGS, NETNS, ROOT, STATE, cluster_task
 from cluster.console import Screen, show_flaws, show_sweep
 from cluster.errors import ClusterError, UsageError, VerdictError
-from cluster.faults import LONGEST_S, Fault, note, prove
+from cluster.faults import LONGEST_S, Fault, Faults, note, prove
 from cluster.operator import Operator
 from cluster.release import Release
 from cluster.suites import SUITES, parts_of
@@ -31,7 +31,13 @@ from tasks import faults_of, perform
 def sweep(
     operator: Operator, *, options: Any, repeat: int = 5, precision: float = 0.05, suite: str = ""
 ) -> dict[str, Any]:
-    """Run experiments with several values of options."""
+    """Run experiments with several values of options.
+
+    An option takes one value, or several with commas between them, such as --key-size 1,2,3,4; one
+    that is left out is as in run. All combinations are run, in rounds of changing order, each as
+    often as --repeat says, or until --precision is reached: by the mean throughput, or at a fixed
+    rate by that of the p99 latencies. Whatever has ended a sweep, typed again it goes on.
+    """
     # Only what draws waits for numpy and matplotlib.
     from analysis import sweep as analysis  # noqa: PLC0415
     from analysis import sweep_report  # noqa: PLC0415
@@ -50,21 +56,22 @@ def sweep(
         for point in points:
             operator.screen.note(f"would run up to {repeat} times: {sweeps.typed(point.values)}")
         return {"points": [point.values for point in points]}
-    found = sweeps.unfinished(LOGS, plan)
-    if found:
-        operator.screen.note(f"going on with {found.name}, of which {found.done} runs are done")
-    else:
-        found = sweeps.begin(LOGS, operator.cluster, plan, points)
-        most = f"{len(points)} points, at most {found.left} runs"
-        operator.screen.note(f"sweep {found.name}: {most}; typed again, it goes on where it was")
-    links = _Links(operator, parts)
-    try:
-        _run_all(operator, found, built, links)
-    finally:
-        with _lab_errors():
-            links.set({})
-    found.end()
-    plan, rows = analysis.assemble(found.folder)
+    with sweeps.alone(LOGS, operator.cluster):
+        found = sweeps.unfinished(LOGS, plan)
+        if found:
+            operator.screen.note(f"going on with {found.name}, of which {found.done} runs are done")
+        else:
+            found = sweeps.begin(LOGS, operator.cluster, plan, points)
+            most = f"{len(points)} points, at most {found.left} runs"
+            again = "typed again, it goes on where it was"
+            operator.screen.note(f"sweep {found.name}: {most}; {again}")
+        links = _Links(operator, found)
+        try:
+            _run_all(operator, found, built, links)
+        finally:
+            links.restore()
+        _, rows = analysis.assemble(found.folder)  # BEFORE it has ended: nobody would do it again
+        found.end()
     for name, axes in parts.items():
         if name:
             operator.screen.title(name)
@@ -72,7 +79,7 @@ def sweep(
         show_sweep(operator.screen, analysis.varied(axes), mine)
     report, *_ = sweep_report.write(found.folder)
     operator.screen.note(f"report: {report.relative_to(ROOT)}")
-    return {**plan, "points": rows}
+    return {**found.plan, "points": rows}
 
 
 def _run_all(operator: Operator, sweep: sweeps.Sweep, built: Release, links: "_Links") -> None:
@@ -85,16 +92,15 @@ def _run_all(operator: Operator, sweep: sweeps.Sweep, built: Release, links: "_L
         operator.screen.title(f"[{sweep.done + 1} of at most {sweep.done + sweep.left}] {said}")
         trial = Trial.of(point.values, operator.cluster)
         part = Operator(trial.cluster, operator.screen)
+        clients = replace(trial.clients, seed=sweep.seed(point))
         try:
-            with _lab_errors():
-                links.set(point.values)
-            clients = replace(trial.clients, seed=sweep.seed(point))
+            links.set(point.values)
             summary = perform(part, trial.servers, clients, _show, logs=sweep.runs, built=built)
-        except VerdictError:
-            raise
         except ClusterError as error:
             failures += 1
             sweep.fail(f"{said}: {error}")
+            if isinstance(error, VerdictError):
+                raise
             if failures > 1:
                 more = f"two runs in a row came to nothing; typed again, {sweep.name} goes on"
                 why = f"{error}\n{more}"
@@ -105,18 +111,18 @@ def _run_all(operator: Operator, sweep: sweeps.Sweep, built: Release, links: "_L
         figure = analysis.figure(summary)
         is_sure = analysis.is_sure([*point.figures, figure], sweep.plan["precision"])
         sweep.add(point, summary["run"], figure, is_sure=is_sure)
-        collecting.purge(part, {host.name: [summary["run"]] for host in part.cluster.hosts})
+        _purge(part, summary["run"])
         each_s = (time.monotonic() - began_s) / (sweep.done - before)
-        left = f"at most {each_s * sweep.left / 60:.0f} minutes left"
+        left = f"at most about {each_s * sweep.left / 60:.0f} minutes left"
         operator.screen.note(f"{summary['throughput_per_s']:,.0f} commands/s · {left}")
 
 
-@contextmanager
-def _lab_errors() -> Iterator[None]:
+def _purge(operator: Operator, run: str) -> None:
+    """Remove a run that counts from the hosts, so that a long sweep does not fill their disks."""
     try:
-        yield
-    except LabError as error:
-        raise ClusterError(str(error)) from error
+        collecting.purge(operator, {host.name: [run] for host in operator.cluster.hosts})
+    except ClusterError as error:
+        operator.screen.warn(f"{error}\nThe run counts; fab clean removes it from there.")
 
 
 def _show(screen: Screen, summary: dict[str, Any], _rows: list[dict[str, Any]]) -> None:
@@ -125,11 +131,12 @@ def _show(screen: Screen, summary: dict[str, Any], _rows: list[dict[str, Any]]) 
 
 _ONE_LOSS = "one_loss"
 _RATES = ("link_rate", "one_link_rate")
+_OF_LINKS = (*_RATES, _ONE_LOSS)
 
 
 def _check_links(operator: Operator, values: Mapping[str, Any]) -> None:
     """Raise UsageError for links that cannot be, or that nobody here can change."""
-    chosen = [name for name in (*_RATES, _ONE_LOSS) if name in values]
+    chosen = [name for name in _OF_LINKS if name in values]
     if chosen and operator.cluster.name != NETNS:
         why = (
             f"--{chosen[0].replace('_', '-')}: nobody here can change the links of cluster "
@@ -150,31 +157,66 @@ def _check_links(operator: Operator, values: Mapping[str, Any]) -> None:
 class _Links:
     """The links of the netns lab, which a sweep may change from run to run."""
 
-    def __init__(self, operator: Operator, parts: Mapping[str, Mapping[str, Any]]) -> None:
-        """Remember how they are, if any part changes them."""
-        self._operator = operator
-        self._last = operator.cluster.hosts[-1]
-        self._usual: dict[str, str] = {}
-        if any(name in axes for axes in parts.values() for name in (*_RATES, _ONE_LOSS)):
-            lab = netns.status(STATE / NETNS) or {"hosts": {}}
-            self._usual = {host: found["rate"] for host, found in lab["hosts"].items()}
+    def __init__(self, operator: Operator, sweep: sweeps.Sweep) -> None:
+        """Keep with the sweep how they were when it began, for it may be killed."""
+        self._screen = operator.screen
+        self._cluster = operator.cluster
+        self._last = operator.cluster.hosts[-1].name
+        self._sweep = sweep
+        self._before: dict[str, str] = {}
+        if any(name in axes for axes in sweep.plan["parts"].values() for name in _OF_LINKS):
+            with _lab_errors():
+                lab = netns.status(STATE / NETNS) or {"hosts": {}}
+            found = {host: row["rate"] for host, row in lab["hosts"].items()}
+            self._before = sweep.plan.get("rates_before") or found
+            sweep.note(rates_before=self._before)
 
     def set(self, values: Mapping[str, Any]) -> None:
         """Make the links as a point wants them; what it says nothing of is as it was before."""
-        if not self._usual:
+        if not self._before:
             return
-        cluster, last = self._operator.cluster, self._last.name
-        faults = faults_of(Operator(cluster.limited(last), self._operator.screen))
-        prove(faults.heal())  # BEFORE the rates, of which it has its own idea
-        note(LOGS, cluster.name, [last], None, 0.0)
-        for host, usual in self._usual.items():
-            rate = values.get("link_rate", usual)
-            netns.rate(
-                STATE / NETNS, host, values.get("one_link_rate", rate) if host == last else rate
-            )
+        faults = self._heal()  # BEFORE the rates, of which it has its own idea
+        with _lab_errors():
+            for host, usual in self._before.items():
+                everyone = values.get("link_rate", usual)
+                rate = values.get("one_link_rate", everyone) if host == self._last else everyone
+                netns.rate(STATE / NETNS, host, rate)
         if percent := values.get(_ONE_LOSS):
-            peers = {host.name: host.address for host in cluster.hosts}
+            peers = {host.name: host.address for host in self._cluster.hosts}
             where = {"percent": percent, "ways": ["in", "out"], "peers": peers}
             fault = Fault("loss", f"loss of {percent} %", LONGEST_S, where)
             faults.begin(fault).require()
-            note(LOGS, cluster.name, [last], fault.text, fault.for_s)
+            note(LOGS, self._cluster.name, [self._last], fault.text, fault.for_s)
+
+    def restore(self) -> None:
+        """Leave them as they were, and say where that did not work."""
+        if not self._before:
+            return
+        left = 0
+        try:
+            self._heal()
+        except ClusterError as error:
+            left += 1
+            self._screen.warn(str(error))
+        for host, rate in self._before.items():
+            try:
+                netns.rate(STATE / NETNS, host, rate)
+            except LabError as error:
+                left += 1
+                self._screen.warn(f"{host}: its link does not have its {rate} again: {error}")
+        if not left:
+            self._sweep.note(rates_before=None)
+
+    def _heal(self) -> Faults:
+        faults = faults_of(Operator(self._cluster.limited(self._last), self._screen))
+        prove(faults.heal())
+        note(LOGS, self._cluster.name, [self._last], None, 0.0)
+        return faults
+
+
+@contextmanager
+def _lab_errors() -> Iterator[None]:
+    try:
+        yield
+    except LabError as error:
+        raise ClusterError(str(error)) from error

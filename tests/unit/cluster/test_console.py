@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from cluster.console import Screen, print_json, show_compared, show_comparison, show_summary
+from cluster.console import (
+    Screen,
+    print_json,
+    show_compared,
+    show_comparison,
+    show_summary,
+    show_sweep,
+)
 
 Capture = pytest.CaptureFixture[str]
 
@@ -333,3 +340,49 @@ def test_a_comparison_by_latency_says_why_and_what_it_cannot_tell(
     assert "no difference shown: B / A of p99 µs is not known" in out
     assert "at a fixed rate the rate gives the throughput" in out
     assert "by themselves" not in out
+
+
+@pytest.fixture
+def point() -> dict[str, Any]:
+    return {
+        "key_size": 4,
+        "get_ratio": 0.55,
+        "durable": True,
+        "runs": 3,
+        "throughput_per_s": 1234.5,
+        "throughput_low": 1200.0,
+        "throughput_high": 1269.0,
+        "latency_us_p50": 400,
+        "latency_us_p99": 1900,
+        "conflicts_share": 0.01649,
+        "bound_share": 0.4567,
+        "limit": "nothing was full: each thread waits for its answers",
+        "doubtful": 0,
+    }
+
+
+def test_a_sweep_has_a_row_a_point(capsys: Capture, point: dict[str, Any]) -> None:
+    other = {"get_ratio": 0.6, "durable": False, "limit": "the processor of pi1", "doubtful": 2}
+    once = {"runs": 1, "throughput_low": None, "throughput_high": None, "bound_share": None}
+    show_sweep(Screen(), ["get_ratio", "durable"], [point, {**point, **other, **once}])
+    out = capsys.readouterr().out
+    lines = [line.split() for line in out.splitlines() if line.strip() and "─" not in line]
+    figures = ["400", "1,900", "0.016"]
+    assert lines[:3] == [
+        [
+            *("get", "ratio", "durable", "runs", "commands/s", "±", "p50", "µs", "p99", "µs"),
+            *("conflicts/command", "of", "the", "bound", "limit"),
+        ],
+        ["0.55", "yes", "3", "1,234.5", "34.5", *figures, "46%", "nothing", "was", "full"],
+        ["0.6", "no", "1", "1,234.5", "-", *figures, "-", "the", "processor", "of", "pi1"],
+    ]
+    assert "±: half of the 95 % interval of the mean of all runs of a point" in out
+    assert "2 runs are doubtful" in out
+
+
+def test_what_no_point_of_a_sweep_has_is_said_once(capsys: Capture, point: dict[str, Any]) -> None:
+    show_sweep(Screen(), ["key_size"], [{**point, "bound_share": None}] * 2)
+    out = capsys.readouterr().out
+    assert "not available: of the bound" in out
+    assert "doubtful" not in out
+    assert "ratio" not in out, "only what varies"

@@ -12,7 +12,7 @@ from rdht import records
 from rdht.coordinator import Command
 from rdht.errors import ConfigurationError, ConnectError, DeadlineError, RdhtError
 from rdht.execution import Outcome
-from rdht.messages import Operation
+from rdht.messages import Operation, Status
 from rdht.records import Histogram
 from rdht.replica import Entry
 from rdht.roster import Roster
@@ -253,8 +253,9 @@ def test_a_run_of_counted_commands_records_each_of_them(
         assert entry.value in expected[key]
 
 
+@pytest.mark.parametrize("frame_bytes", [None, 1, 3000])
 def test_the_bytes_that_a_run_counts_are_those_that_the_servers_count(
-    table: Table, monkeypatch: pytest.MonkeyPatch
+    table: Table, monkeypatch: pytest.MonkeyPatch, frame_bytes: int | None
 ) -> None:
     def moved() -> list[int]:
         workers = [worker for server in table.servers() for worker in server._workers]
@@ -266,7 +267,8 @@ def test_the_bytes_that_a_run_counts_are_those_that_the_servers_count(
                     moved[1] += connection.bytes_sent
         return moved
 
-    client = ClientProcess(table.roster, "c1", parameters(), trace=False)
+    chosen = parameters(frame_bytes=frame_bytes)
+    client = ClientProcess(table.roster, "c1", chosen, trace=False)
     close = Session.close
 
     def compare_and_close(session: Session) -> None:
@@ -282,6 +284,31 @@ def test_the_bytes_that_a_run_counts_are_those_that_the_servers_count(
     monkeypatch.setattr(Session, "close", compare_and_close)
     client.run(time.time(), ignore)
     assert compared
+
+
+@pytest.mark.parametrize(
+    ("profile", "frame_bytes", "least", "most"),
+    [
+        ("classic", None, 256, 256),
+        ("classic", 1000, 1000, 1000),
+        ("classic", 1, 1, 255),
+        ("fast", None, 1, 255),
+        ("fast", 1000, 1000, 1000),
+    ],
+)
+def test_all_frames_but_the_handshakes_have_the_size_that_is_asked_for(
+    table: Table, profile: str, frame_bytes: int | None, least: int, most: int
+) -> None:
+    chosen = parameters(profile=profile, frame_bytes=frame_bytes)
+    record = ClientProcess(table.roster, "c1", chosen, trace=False).run(time.time(), ignore)
+    assert not record.errors
+    for thread in record.threads:
+        moved = total(thread.traffic.values())
+        for tally, expected in ((moved.sent, Status.REQUEST), (moved.received, Status.YES)):
+            assert expected in tally
+            for status in set(tally) - {Status.HELLO, Status.WELCOME}:
+                messages, size_bytes = tally[status]
+                assert least * messages <= size_bytes <= most * messages
 
 
 def test_a_run_for_a_time_ends_after_it_and_reports_its_progress(

@@ -83,7 +83,7 @@ def test_a_choice_of_hosts_by_fabric_is_refused_and_limit_is_named(task: str) ->
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("task", ["deploy", "status", "run", "start-clients", "fault.cut"])
+@pytest.mark.parametrize("task", ["deploy", "status", "run", "sweep", "fault.cut"])
 def test_every_task_of_the_cluster_takes_the_shared_options(task: str) -> None:
     done = fab("--help", task)
     assert done.returncode == 0
