@@ -14,6 +14,7 @@ from matplotlib.image import imread
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
+from analysis import summary
 from tests.e2e.checkout import Checkout
 from tests.needs import CHROMIUM
 from tests.unit.analysis import run_folder
@@ -48,14 +49,21 @@ return [...document.querySelectorAll("figure")].map(figure => {
 TEXT_SIZE = 8.5  # in an SVG's own units
 
 
+SWEEP = "sweep-20261127-021032-shelf-3fa9"
+CURVES = ["sweep-throughput-and-key-size", "sweep-p99-latency-and-key-size"]
+NAMES = {"run": CHARTS, "sweep": CURVES}
+
+
 @dataclass
 class Browser:
-    """A Chromium that shows one page."""
+    """A Chromium that shows one page after another."""
 
     driver: Chrome
-    url: str
+    pages: dict[str, str]
+    url: str = ""
 
-    def show(self, width: int, scheme: str, media: str = "screen") -> None:
+    def show(self, page: str, width: int, scheme: str, media: str = "screen") -> None:
+        self.url = self.pages[page]
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         scheme_of = {"name": "prefers-color-scheme", "value": scheme}
         self.command("Emulation.setDeviceMetricsOverride", **size)
@@ -107,8 +115,35 @@ def reported(checkout: Checkout, run: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
+def swept(checkout: Checkout) -> Iterator[dict[str, Any]]:
+    """What `fab report` says of a sweep over two key sizes, each run once."""
+    folder = checkout.folder / "logs" / SWEEP
+    points = []
+    for size in (1, 4):
+        run = folder / "runs" / f"run{size}"
+        summary.assemble(run_folder.write(run))
+        points.append({"part": "", "values": {"key_size": size}, "runs": [run.name]})
+    text = "2026-11-27T02:10:28.132+00:00"
+    plan = {
+        **dict.fromkeys(("cluster", "release", "between_runs", "suite"), "some"),
+        "sweep": SWEEP,
+        "started": text,
+        "ended": text,
+        "precision": 0.05,
+        "repeat": 1,
+        "failures": [],
+        "parts": {"": {"key_size": [1, 4]}},
+        "points": [{**point, "figures": [1.0], "is_sure": False} for point in points],
+    }
+    (folder / "sweep.json").write_text(json.dumps(plan), encoding="utf-8")
+    document: dict[str, Any] = checkout.json("report", "--run", SWEEP)
+    yield document
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
 def browser(
-    reported: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+    reported: dict[str, Any], swept: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Browser]:
     options = ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
@@ -117,7 +152,8 @@ def browser(
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     driver = Chrome(options, Service(shutil.which("chromedriver")))
     try:
-        yield Browser(driver, Path(reported["files"][0]).as_uri())
+        pages = {"run": reported["files"][0], "sweep": swept["files"][0]}
+        yield Browser(driver, {name: Path(path).as_uri() for name, path in pages.items()})
     finally:
         driver.quit()
 
@@ -134,12 +170,13 @@ def test_the_task_says_what_it_has_written(run: Path, reported: dict[str, Any]) 
 @CHROMIUM
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "kind"), [(DESK, "wide"), (PHONE, "narrow")])
+@pytest.mark.parametrize("page", ["run", "sweep"])
 def test_every_chart_is_drawn_and_nothing_is_asked_for(
-    browser: Browser, width: int, kind: str, scheme: str
+    browser: Browser, page: str, width: int, kind: str, scheme: str
 ) -> None:
-    browser.show(width, scheme)
+    browser.show(page, width, scheme)
     found = browser.drawn()
-    assert [chart["name"] for chart in found] == CHARTS
+    assert [chart["name"] for chart in found] == NAMES[page]
     for chart in found:
         assert chart["kinds"] == [kind], chart["name"]
         assert len(chart["label"]) > 20
@@ -154,8 +191,11 @@ def test_every_chart_is_drawn_and_nothing_is_asked_for(
 
 @CHROMIUM
 @pytest.mark.parametrize("width", [DESK, PHONE])
-def test_the_page_never_scrolls_sideways_but_its_tables_may(browser: Browser, width: int) -> None:
-    browser.show(width, "light")
+@pytest.mark.parametrize("page", ["run", "sweep"])
+def test_the_page_never_scrolls_sideways_but_its_tables_may(
+    browser: Browser, page: str, width: int
+) -> None:
+    browser.show(page, width, "light")
     page_px, tables_px = browser.driver.execute_script(
         "scrollTo(999, 0); return [[scrollX, document.documentElement.scrollWidth],"
         "[...document.querySelectorAll('.scroll')].map(one => one.scrollWidth - one.clientWidth)]"
@@ -166,7 +206,7 @@ def test_the_page_never_scrolls_sideways_but_its_tables_may(browser: Browser, wi
 
 @CHROMIUM
 def test_paper_is_white_and_has_the_wide_charts(browser: Browser) -> None:
-    browser.show(DESK, "dark", "print")
+    browser.show("run", DESK, "dark", "print")
     for chart in browser.drawn():
         assert chart["kinds"] == ["wide"]
         assert browser.pixels(chart["box"])[0, 0].tolist() == PAPER["light"]
