@@ -115,7 +115,7 @@ def _latency_by_run(a: Side, b: Side, name: str) -> dict[str, Any]:
     of_a, of_b = ([run.summary["latency_us"][name] for run in side] for side in (a, b))
     if None in (*of_a, *of_b):
         return _figure(None, None, None)
-    return _figure(fmean(of_a), fmean(of_b), _widened(intervals.of_ratio(of_a, of_b)))
+    return _figure(fmean(of_a), fmean(of_b), _widened(intervals.of_ratio(of_a, of_b, _BUCKET)))
 
 
 def _latency_by_thread(a: Side, b: Side, name: str) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def differences(a: Result, b: Result) -> dict[str, tuple[Any, Any]]:
         if of_a.get(name) != of_b.get(name)
     }
     links = _slowest(a.manifest), _slowest(b.manifest)
-    if max(links) > _SAME_LINKS * min(links):
+    if min(links) and max(links) > _SAME_LINKS * min(links):  # 0 where none was measured
         found["links"] = (f"{links[0] / 1e6:,.1f} Mbit/s", f"{links[1] / 1e6:,.1f} Mbit/s")
     following = {"hosts", "links"} if "cluster" in found else set()
     hosts_a, hosts_b = len(a.manifest["hosts"]), len(b.manifest["hosts"])

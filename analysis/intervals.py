@@ -49,15 +49,17 @@ def of_mean(values: Sequence[float]) -> Interval | None:
     return fmean(values) - half, fmean(values) + half
 
 
-def of_ratio(a: Sequence[float], b: Sequence[float]) -> Interval | None:
+def of_ratio(a: Sequence[float], b: Sequence[float], known_to: float = 0.0) -> Interval | None:
     """Return the interval of mean(b) / mean(a); None if a side has one value, or a mean of 0.
 
     It is Welch's for samples whose variances differ (Biometrika 34, 1947), of the logarithm of the
-    ratio, whose variance is to first order the sum of the two squared relative errors.
+    ratio, whose variance is to first order the sum of the two squared relative errors. Each value
+    is known to within a share `known_to` of itself.
     """
     if min(len(a), len(b)) < 2 or min(fmean(a), fmean(b)) <= 0:  # noqa: PLR2004 - as in of_mean
         return None
-    errors = [variance(side) / len(side) / fmean(side) ** 2 for side in (a, b)]
+    rounding = known_to**2 / 12  # of what lies anywhere in an interval of that width
+    errors = [(variance(side) / fmean(side) ** 2 + rounding) / len(side) for side in (a, b)]
     ratio = fmean(b) / fmean(a)
     if not sum(errors):
         return ratio, ratio

@@ -1,6 +1,5 @@
 """What the wires would allow a run, from its own messages and the measured links; what was full."""
 
-import math
 from collections import Counter
 from typing import Any
 
@@ -8,6 +7,7 @@ from rdht.records import ClientRecord
 from rdht.traffic import Traffic, total
 
 FULL_SHARE = 0.9  # of a link or a processor: from there on it is what limits a run
+MEASURED_SHARE = 1.05  # of a bound: more than a link's rate is known to
 LATE_SHARE = 0.01  # of what was due: some commands always are just before the end
 WAYS = {"out": "outward", "in": "inward"}
 _End = tuple[str, str]  # a host's name, and "out" or "in"
@@ -19,10 +19,10 @@ def bound(
     """Return the most commands a second that the links allow, and how full each was.
 
     `found` has each client's host and record. The bound is where the fullest link is full, if a
-    command's messages stay what they were in this run: each took the link with its bytes and, for
-    every piece that was written, the headers of at least one segment. Acknowledgements that travel
-    alone are left out, as are messages between servers, so the bound is never too low. None where
-    the hosts have no links between them, or these were not measured.
+    command's messages stay what they were in this run, in as many TCP segments with their headers.
+    Acknowledgements that travel alone and messages between servers are left out, so it is rather
+    too high than too low; too low it is where the links were measured too slow. None where the
+    hosts have no links between them, or these were not measured.
     """
     links = manifest.get("links")
     commands = sum(thread.commands for _, record in found for thread in record.threads)
@@ -63,8 +63,8 @@ def _bits(found: list[tuple[str, ClientRecord]], manifest: dict[str, Any]) -> Co
             traffic = total(
                 thread.traffic[server] for thread in record.threads if server in thread.traffic
             )
-            link = manifest["links"][client_host]
-            sent, received = (8 * size for size in _sizes(traffic, link))
+            overhead_bytes = manifest["links"][client_host]["overhead_bytes"]
+            sent, received = (8 * size for size in _sizes(traffic, overhead_bytes))
             bits[client_host, "out"] += sent
             bits[server_host, "in"] += sent
             bits[client_host, "in"] += received
@@ -72,16 +72,12 @@ def _bits(found: list[tuple[str, ClientRecord]], manifest: dict[str, Any]) -> Co
     return bits
 
 
-def _sizes(traffic: Traffic, link: dict[str, Any]) -> tuple[int, int]:
+def _sizes(traffic: Traffic, overhead_bytes: int) -> tuple[int, int]:
     """Return what traffic takes of a link, in bytes, sent and received."""
-    sent, received = (
-        size + link["overhead_bytes"] * max(pieces, math.ceil(size / link["segment_bytes"]))
-        for size, pieces in (
-            (traffic.bytes_sent, traffic.writes),
-            (traffic.bytes_received, traffic.reads),
-        )
+    return (
+        traffic.bytes_sent + overhead_bytes * traffic.segments_sent,
+        traffic.bytes_received + overhead_bytes * traffic.segments_received,
     )
-    return sent, received
 
 
 def limit(summary: dict[str, Any]) -> str:
@@ -112,6 +108,8 @@ def limit(summary: dict[str, Any]) -> str:
     due = summary["commands"] + summary["not_begun"]
     if summary["target_rate_per_s"] and summary["not_begun"] <= LATE_SHARE * due:
         return "the rate that was asked for"
+    if not hosts or any(row["cpu_busy"] is None for row in hosts.values()):
+        return "not known: not all hosts were watched, and no link was full"
     return "nothing was full: each thread waits for its answers"
 
 

@@ -15,6 +15,7 @@ from analysis.pictures import BLUE, GRID, HOST_COLOURS, INK, MUTED, ORANGE, RED,
 
 Row = dict[str, Any]
 Series = tuple[str, Sequence[tuple[Any, float, float, float]]]  # label; x, mean, low, high
+_NAMED_HOSTS = 20  # more would take the room of what they name
 NAMED_EVENTS = 12  # more names than a chart has room for
 SLOW_SHARE = 0.7  # of the median host's throughput: below, a host stands out
 _EVENT_IN = 0.27
@@ -36,7 +37,8 @@ def throughput(figure: Figure, rows: list[Row], events: list[Row]) -> None:
     hosts = [name for name in rows[0] if name not in ("until_s", "cluster")]
     axes.plot(middles_s, [row["cluster"] for row in rows], color=INK, lw=2, label="cluster")
     for number, host in enumerate(hosts):
-        axes.plot(middles_s, [row[host] for row in rows], lw=1, label=host, **_host_line(number))
+        label = host if len(hosts) <= _NAMED_HOSTS else None
+        axes.plot(middles_s, [row[host] for row in rows], lw=1, label=label, **_host_line(number))
     for event in events:
         if event["kind"] == "fault":
             axes.axvspan(event["from_s"], event["until_s"], color=RED, alpha=0.12, lw=0)
@@ -94,7 +96,7 @@ def _over_time(axes: Axes, unit: str, until_s: float) -> None:
 def _legend(figure: Figure, axes: Axes) -> None:
     """Name the lines above the chart, where they hide nothing."""
     handles, labels = axes.get_legend_handles_labels()
-    columns = min(len(labels), 3 if is_narrow(figure) else 7)
+    columns = min(max(1, len(labels)), 3 if is_narrow(figure) else 7)
     figure.legend(handles, labels, loc="outside upper left", ncols=columns)
 
 
@@ -226,10 +228,12 @@ def processors(figure: Figure, rows: list[Row]) -> None:
     grid = figure.subplots(1 + bool(warm), 1, sharex=True, squeeze=False)
     panels = [(grid[0, 0], "cpu_busy", rows), *[(grid[-1, 0], "temperature_c", warm)] * bool(warm)]
     for axes, name, shown in panels:
-        for number, host in enumerate(dict.fromkeys(row["host"] for row in rows)):
+        hosts = dict.fromkeys(row["host"] for row in rows)
+        for number, host in enumerate(hosts):
+            label = host if len(hosts) <= _NAMED_HOSTS else None
             mine = [row for row in shown if row["host"] == host]
             times_s, values = [row["until_s"] for row in mine], [row[name] for row in mine]
-            axes.plot(times_s, values, lw=1.2, label=host, **_host_line(number))
+            axes.plot(times_s, values, lw=1.2, label=label, **_host_line(number))
     busy, last = grid[0, 0], grid[-1, 0]
     until_s = max(row["until_s"] for row in rows)
     _over_time(last, "°C", until_s)
@@ -269,6 +273,8 @@ def responses(figure: Figure, rows: list[Row]) -> None:
         place = servers.index(row["server"]) - 0.5, hosts.index(row["client_host"]) - 0.5
         alpha = _DARKEST * row["response_us"] / slowest
         axes.add_patch(Rectangle(place, 1, 1, facecolor=BLUE, alpha=alpha, lw=0))
+        if len(hosts) > _NAMED_HOSTS:
+            continue
         text = f"{row['response_us'] / 1000:.{digits}f}"
         axes.text(place[0] + 0.5, place[1] + 0.5, text, ha="center", va="center")
     axes.set_xlim(-0.5, len(servers) - 0.5)

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +130,8 @@ def _flaws(summary: dict[str, Any]) -> list[str]:
     unserved = f"{late:,} of {due:,} commands found no room before the end"
     lost = summary["lost"].items()
     return [
+        *["the links carried more than they were measured to: the bound is too low"]
+        * bool(summary["bound"] and summary["bound"]["share"] > limits.MEASURED_SHARE),
         *[f"the table did not keep up: {unserved}"] * (late > limits.LATE_SHARE * due),
         *(
             f"no results of client {name}: not in these figures"
@@ -149,13 +150,16 @@ def _flaws(summary: dict[str, Any]) -> list[str]:
 
 
 def _span(found: list[HostRecord], host: str) -> tuple[float, float]:
-    """Return when a host's clients began what counts and when they ended, by its own clock."""
-    records = [row.record for row in found if row.host == host]
+    """Return when a host's clients began what counts and when they ended, by its own clock.
+
+    Of a host without clients, when all others' did.
+    """
+    records = [row.record for row in found if row.host == host] or [row.record for row in found]
     begins = [record.started_unix_s for record in records]
     ends = [
         record.started_unix_s + thread.ended_s for record in records for thread in record.threads
     ]
-    return min(begins, default=-math.inf), max(ends, default=math.inf)
+    return min(begins), max(ends)
 
 
 def is_complete(summary: dict[str, Any]) -> bool:

@@ -107,7 +107,7 @@ def _series(axis: str, others: list[str], rows: Sequence[_Row], curve: _Curve) -
 
 def _point(x: Any, rows: Sequence[_Row], curve: _Curve) -> tuple[Any, float, float, float]:
     """Return a value with the middle, the low and the high of what was run with it."""
-    ends = [row[name] or 0 for row in rows for name in curve.names if row[name] is not None]
+    ends = [row[name] for row in rows for name in curve.names if row[name] is not None] or [0.0]
     middle = fmean(row[curve.names[0]] or 0 for row in rows)
     place = shown(x) if isinstance(x, bool) else x
     return place, curve.scale * middle, curve.scale * min(ends), curve.scale * max(ends)

@@ -28,10 +28,12 @@ def execute(  # noqa: PLR0913 - what an experiment is made of
     desk: Path,
     servers: ServerOptions,
     options: ClientOptions,
+    disturb: Callable[[], None] | None = None,
 ) -> list[str]:
     """Carry out all steps; return a line for each thing that went wrong on the way.
 
-    `desk` is the folder of the cluster's secret. Whatever happens, ^C too, clients and then
+    `desk` is the folder of the cluster's secret; `disturb` makes what is to go wrong on purpose in
+    the run, and not while its links are measured. Whatever happens, ^C too, clients and then
     servers are stopped and the logs are collected.
     """
     with run.step("deploy"):
@@ -42,6 +44,8 @@ def execute(  # noqa: PLR0913 - what an experiment is made of
     problems: list[str] = []
     try:
         _measure_links(operator, run)
+        if disturb:
+            disturb()
         start_servers(operator, run, servers)
         start_clients(operator, run, options)
         with run.step("wait"):

@@ -35,5 +35,8 @@ def applied(
         if option in chosen and value != usual[option]:
             why = f"--preset {name} chooses --{option} itself: leave one of them out"
             raise UsageError(why)
+    if chosen.get("commands") and options.duration != usual["duration"]:
+        why = f"--preset {name} ends after a number of commands: leave --duration out"
+        raise UsageError(why)
     of_clients = {option: value for option, value in chosen.items() if option not in counts}
     return replace(options, **of_clients), {option: chosen[option] for option in counts}

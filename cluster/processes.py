@@ -185,7 +185,8 @@ def wait_for_clients(
     Returns a line for each process that died, and the hosts that could not be asked.
     """
     names = [host.name for host in operator.cluster.hosts if host.clients_per_host]
-    asked = {"run": run.name, "clientless_s": duration_s or 0.0}
+    ahead_s = 2 * START_DELAY_S + run.manifest["parameters"].get("clients", {}).get("warmup", 0.0)
+    asked = {"run": run.name, "clientless_s": ahead_s + duration_s if duration_s else 0.0}
     watch = Call("watch.watch", asked, timeout_s=None)
     with operator.screen.running(names, duration_s) as view:
 

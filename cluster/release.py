@@ -18,6 +18,7 @@ from cluster.remote import Call
 
 UNCHANGED, DEPLOYED = "unchanged", "deployed"
 _NAME_DIGITS = 12
+_LARGEST_BYTES = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,19 @@ def load(path: Path) -> Release:
     try:
         bundle = path.read_bytes()
         with tarfile.open(fileobj=io.BytesIO(bundle)) as archive:
-            for member in archive:
+            members = archive.getmembers()
+            if (
+                not all(member.isfile() for member in members)
+                or sum(member.size for member in members) > _LARGEST_BYTES
+            ):
+                why = f"{path} holds no release: something else than source files is in it"
+                raise ClusterError(why)
+            for member in members:
                 content = archive.extractfile(member)
                 files[member.name] = hashlib.sha256(content.read() if content else b"").hexdigest()
     except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
-        why = f"{path} holds no release: {error}"
+        reason = str(error).splitlines()[0]
+        why = f"{path} holds no release: {reason}"
         raise ClusterError(why) from error
     return Release(_name_of(files), files, bundle)
 

@@ -106,8 +106,8 @@ class Session:
         """Return what went to and from each server so far."""
         servers = [server.name for server in self._roster.servers]
         found = {server: total([self._past.get(server, Traffic())]) for server in servers}
-        for server, connection in list(self._connections.items()):
-            found[server].add(connection.traffic)
+        for server, connection in self._connections.items():
+            found[server].add(connection.count())
         return found
 
     @property
@@ -432,8 +432,8 @@ class Session:
         self._unflushed.pop(server, None)
         del self._by_descriptor[connection.fileno()]
         self._poll.unregister(connection.fileno())
+        self._past.setdefault(server, Traffic()).add(connection.count())  # BEFORE it is closed
         connection.close()
-        self._past.setdefault(server, Traffic()).add(connection.traffic)
 
     def _log_trace(self, server: str, execution: Execution, message: Message) -> None:
         operation, key, value, version = execution.commands[0]

@@ -16,7 +16,7 @@ def _tally() -> Tally:
 
 @dataclass
 class Traffic:
-    """Messages both ways, in how many pieces they went, and how long answers were waited for.
+    """Messages both ways, in how many pieces these went, and how long answers were waited for.
 
     `waited_s` is the integral over time of how many answers were owed, and so the sum of what each
     of them took (Little's law).
@@ -24,8 +24,8 @@ class Traffic:
 
     sent: Tally = field(default_factory=_tally)
     received: Tally = field(default_factory=_tally)
-    writes: int = 0
-    reads: int = 0
+    segments_sent: int = 0  # of TCP, those with data, also what was sent again
+    segments_received: int = 0
     waited_s: float = 0.0
 
     @property
@@ -51,11 +51,11 @@ class Traffic:
     def add(self, other: "Traffic", sign: int = 1) -> None:
         """Add another's figures, or with `sign` -1 take them off."""
         for mine, theirs in ((self.sent, other.sent), (self.received, other.received)):
-            for status, (messages, size) in list(theirs.items()):
+            for status, (messages, size) in theirs.items():
                 mine[status][0] += sign * messages
                 mine[status][1] += sign * size
-        self.writes += sign * other.writes
-        self.reads += sign * other.reads
+        self.segments_sent += sign * other.segments_sent
+        self.segments_received += sign * other.segments_received
         self.waited_s += sign * other.waited_s
 
     def to_json(self) -> dict[str, Any]:
@@ -84,4 +84,4 @@ def total(traffic: Iterable[Traffic]) -> Traffic:
 
 
 def _sum(tally: Tally, index: int) -> int:
-    return sum(pair[index] for pair in list(tally.values()))
+    return sum(pair[index] for pair in tally.values())

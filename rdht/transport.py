@@ -35,6 +35,9 @@ from rdht.replica import Entry
 from rdht.roster import ServerAddress
 from rdht.traffic import Traffic
 
+# tcpi_data_segs_in and tcpi_data_segs_out of struct tcp_info in linux/tcp.h, since Linux 4.6.
+_TCP_INFO = struct.Struct("=152xII")
+
 
 @dataclass(frozen=True)
 class Hello:
@@ -232,7 +235,6 @@ class ClientConnection:
         data = self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent)
         self._unsent.clear()
         self._count_wait()
-        self.traffic.writes += 1
         try:
             self._socket.sendall(data)
         except BlockingIOError as error:
@@ -273,7 +275,6 @@ class ClientConnection:
                 raise self._lost(error) from error
             if not received:
                 raise self._lost(None)
-            self.traffic.reads += 1
             messages = self._decoder.feed(bytes(self._buffer[:received]))
             if messages and messages[-1].status is Status.ERROR:
                 self._last_words = messages.pop().value.decode(errors="replace")
@@ -286,6 +287,15 @@ class ClientConnection:
         self.owed = max(0, self.owed - len(messages))
         self._count_wait()
         return messages
+
+    def count(self) -> Traffic:
+        """Return the traffic until now; not from a connection that is closed."""
+        self._count_wait()
+        size = _TCP_INFO.size
+        with suppress(OSError):  # it has just been closed by another thread
+            told = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, size)
+            self.traffic.segments_received, self.traffic.segments_sent = _TCP_INFO.unpack(told)
+        return self.traffic
 
     def _count_wait(self) -> None:
         """Count the time since the last call for each answer that was owed then."""

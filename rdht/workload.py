@@ -117,8 +117,9 @@ class ClientProcess:
         self._stop = threading.Event()
         self._lost: dict[str, str] = {}
         self._errors: list[str] = []
-        # Of each session, its conflicts and traffic when its warm-up ended.
-        self._before: list[tuple[int, dict[str, Traffic]]] = [(0, {})] * parameters.threads
+        # Of each session, its conflicts and traffic when its warm-up ended; until then None.
+        none = None if parameters.warmup_s else (0, dict[str, Traffic]())
+        self._before: list[tuple[int, dict[str, Traffic]] | None] = [none] * parameters.threads
         self._records = [ThreadRecord(thread) for thread in range(parameters.threads)]
         if parameters.workload != ycsb.CLASSIC and ycsb.MIXES[parameters.workload].reads_latest:
             ycsb.weights_of(parameters.records)  # BEFORE the start, and once for all threads
@@ -211,7 +212,7 @@ class ClientProcess:
             latency.merge(record.latency_get)
             latency.merge(record.latency_put)
         return Second(
-            round(time.monotonic() - start_s, 6),
+            round(max(0.0, time.monotonic() - start_s), 6),
             sum(record.commands for record in self._records),
             sum(map(self._conflicts, range(self._parameters.threads))),
             sum(record.aborted for record in self._records),
@@ -254,12 +255,13 @@ class ClientProcess:
         record.connections = session.connections
         record.conflicts = self._conflicts(thread)
         record.traffic = session.traffic()
-        for server, before in self._before[thread][1].items():
+        for server, before in (self._before[thread] or (0, {}))[1].items():
             record.traffic[server].add(before, -1)
 
     def _conflicts(self, thread: int) -> int:
         """Return the conflicts of a session since its warm-up."""
-        return self._sessions[thread].conflicts - self._before[thread][0]
+        before = self._before[thread]
+        return self._sessions[thread].conflicts - before[0] if before else 0
 
     def _loop(
         self,

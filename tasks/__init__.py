@@ -77,6 +77,7 @@ def perform(  # noqa: PLR0913 - what a run is made of
     *,
     logs: Path = LOGS,
     built: Release | None = None,
+    disturb: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Run an experiment, of this checkout if it is of no other release; return its summary.
 
@@ -92,7 +93,13 @@ def perform(  # noqa: PLR0913 - what a run is made of
     )
     began_unix_s = time.time()
     problems = execute(
-        operator, run, built, desk=desk(operator.cluster), servers=servers, options=options
+        operator,
+        run,
+        built,
+        desk=desk(operator.cluster),
+        servers=servers,
+        options=options,
+        disturb=disturb,
     )
     if operator.dry_run:
         return {"run": run.name}

@@ -51,7 +51,7 @@ def reproduce(operator: Operator, run: str) -> dict[str, Any]:
     """Repeat a run with its release, options and seed, and compare."""
     from analysis import compare as comparing  # noqa: PLC0415 - numpy would make every fab wait
 
-    found = runs.load(LOGS, run)
+    found = runs.load(LOGS, run, operator.cluster)
     built = _release_of(found)
     parameters, manifest = found.manifest["parameters"], found.manifest
     try:
@@ -61,15 +61,15 @@ def reproduce(operator: Operator, run: str) -> dict[str, Any]:
         why = f"run {found.name} does not say with which options it was run: {error}"
         raise ClusterError(why) from error
     sizes = len(manifest["servers"]), len(manifest["clients"])
-    operator.cluster = operator.cluster.sized(*sizes)
+    operator.cluster = operator.cluster.limited(",".join(manifest["hosts"])).sized(*sizes)
     for fault in manifest.get("faults", []):
         operator.screen.warn(f"{fault['host']}: not made again: {fault['text']}")
     checked = options.checked(roster(operator.cluster))
-    again = perform(operator, servers, checked, _show_run, built=built)
     if operator.dry_run:
-        return again
-    sides = [[comparing.read(folder)] for folder in (found.folder, LOGS / again["run"])]
-    compared = comparing.compare(*sides)
+        return perform(operator, servers, checked, _show_run, built=built)
+    before = comparing.read(found.folder)  # BEFORE the hosts are troubled
+    again = perform(operator, servers, checked, _show_run, built=built)
+    compared = comparing.compare([before], [comparing.read(LOGS / again["run"])])
     show_compared(operator.screen, compared)
     return compared
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from cluster import collect as collecting
@@ -11,7 +12,7 @@ from cluster import release, sweeps
 from cluster.command import LOGS, NETNS, ROOT, STATE, cluster_task
 from cluster.console import Screen, show_flaws, show_sweep
 from cluster.errors import ClusterError, UsageError, VerdictError
-from cluster.faults import LONGEST_S, Fault, Faults, note, prove
+from cluster.faults import LONGEST_S, Fault, note, prove
 from cluster.operator import Operator
 from cluster.release import Release
 from cluster.suites import SUITES, parts_of
@@ -95,7 +96,15 @@ def _run_all(operator: Operator, sweep: sweeps.Sweep, built: Release, links: "_L
         clients = replace(trial.clients, seed=sweep.seed(point))
         try:
             links.set(point.values)
-            summary = perform(part, trial.servers, clients, _show, logs=sweep.runs, built=built)
+            summary = perform(
+                part,
+                trial.servers,
+                clients,
+                _show,
+                logs=sweep.runs,
+                built=built,
+                disturb=partial(links.lose, point.values),
+            )
         except ClusterError as error:
             failures += 1
             sweep.fail(f"{said}: {error}")
@@ -175,13 +184,17 @@ class _Links:
         """Make the links as a point wants them; what it says nothing of is as it was before."""
         if not self._before:
             return
-        faults = self._heal()  # BEFORE the rates, of which it has its own idea
+        self._heal()  # BEFORE the rates, of which it has its own idea
         with _lab_errors():
             for host, usual in self._before.items():
                 everyone = values.get("link_rate", usual)
                 rate = values.get("one_link_rate", everyone) if host == self._last else everyone
                 netns.rate(STATE / NETNS, host, rate)
+
+    def lose(self, values: Mapping[str, Any]) -> None:
+        """Make the last host's link lose packets, if a point wants that, until the next `set`."""
         if percent := values.get(_ONE_LOSS):
+            faults = faults_of(Operator(self._cluster.limited(self._last), self._screen))
             peers = {host.name: host.address for host in self._cluster.hosts}
             where = {"percent": percent, "ways": ["in", "out"], "peers": peers}
             fault = Fault("loss", f"loss of {percent} %", LONGEST_S, where)
@@ -207,11 +220,9 @@ class _Links:
         if not left:
             self._sweep.note(rates_before=None)
 
-    def _heal(self) -> Faults:
-        faults = faults_of(Operator(self._cluster.limited(self._last), self._screen))
-        prove(faults.heal())
+    def _heal(self) -> None:
+        prove(faults_of(Operator(self._cluster.limited(self._last), self._screen)).heal())
         note(LOGS, self._cluster.name, [self._last], None, 0.0)
-        return faults
 
 
 @contextmanager

@@ -22,6 +22,8 @@ _CHUNK = bytes(64 * 1024)
 # on a real wire also preamble, check sum and gap. A virtual link's shaper counts the headers only.
 _HEADERS_BYTES = 14 + 20 + 32
 _WIRE_BYTES = 8 + 4 + 12
+_MORE_OF_IPV6_BYTES = 20
+_INTRODUCTION_S = 0.5
 _TCP_INFO = struct.Struct("=128xQ4xI8xI")  # of struct tcp_info in linux/tcp.h, since Linux 4.6
 
 
@@ -36,15 +38,16 @@ class _Counts(NamedTuple):
 def measure(_folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[str, Any]:
     """Return how fast one host sends to this one, while this one sends to another.
 
-    Listens at `listen` and sends to `peer` (address and port each); both sides say the `token`
+    Listens at `listen` and sends to `peer` (address and port each); who sends says the `token`
     first. `in_bits_per_s` counts all that took the link: payload, the acknowledgements of what this
-    host sends, and for each segment the `overhead_bytes`. `segment_bytes` is the payload of a full
-    segment.
+    host sends, and for each segment the `overhead_bytes`.
     """
+    address, port = arguments["listen"]
     try:
-        listener = socket.create_server(tuple(arguments["listen"]))
+        family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((address, port), family=family)
     except OSError as error:
-        where = "{}:{}".format(*arguments["listen"])
+        where = f"{address}:{port}"
         why = f"cannot measure the link: {where}: {error.strerror}"
         raise NodeError(why) from error
     token = arguments["token"].encode()
@@ -52,11 +55,11 @@ def measure(_folders: Folders, arguments: dict[str, Any], _payload: bytes) -> di
     sender = _Sender(tuple(arguments["peer"]), token, end_s)
     sender.start()
     overhead_bytes = _HEADERS_BYTES + (_WIRE_BYTES if _has_wire() else 0)
+    overhead_bytes += _MORE_OF_IPV6_BYTES if family == socket.AF_INET6 else 0
     try:
         with listener, _welcome(listener, token, end_s) as sock:
             return {
                 "in_bits_per_s": round(8 * _bytes_per_s(sock, sender, overhead_bytes)),
-                "segment_bytes": sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG),
                 "overhead_bytes": overhead_bytes,
             }
     except OSError as error:
@@ -103,9 +106,11 @@ def _welcome(listener: socket.socket, token: bytes, end_s: float) -> socket.sock
     while (left_s := end_s - time.monotonic()) > 0:
         listener.settimeout(left_s)
         sock, _ = listener.accept()
-        sock.settimeout(left_s)
-        if hmac.compare_digest(sock.recv(len(token), socket.MSG_WAITALL), token):
-            return sock
+        sock.settimeout(_INTRODUCTION_S)
+        with suppress(OSError):
+            if hmac.compare_digest(sock.recv(len(token), socket.MSG_WAITALL), token):
+                sock.settimeout(left_s)
+                return sock
         sock.close()
     raise TimeoutError
 

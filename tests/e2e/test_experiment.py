@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from hashlib import sha256
 
@@ -48,6 +49,26 @@ def test_a_number_of_commands_ends_the_clients_and_can_be_reproduced(idle: Check
     assert other["run"] == idle.latest() != one["run"]
     assert (one["gets"], one["puts"]) == (other["gets"], other["puts"])
     assert set(differs) <= {"links"}  # which are measured
+
+
+def test_a_second_in_which_a_server_stood_still_is_in_the_percentiles_of_a_fixed_rate(
+    idle: Checkout,
+) -> None:
+    before = idle.latest()
+    words = ("run", "--target-rate", "200", "--threads", "2", "--duration", "4")
+    with idle.start(*words) as process:
+        idle.wait_for_clients(before)
+        server = idle.pid("pi3", "server")
+        os.kill(server, signal.SIGSTOP)
+        time.sleep(1.0)  # what is measured
+        os.kill(server, signal.SIGCONT)
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stdout + stderr
+    # Of the commands that were due in that second, a quarter of all, those that need this server
+    # and those behind them in their threads waited for what was left of it.
+    latency = idle.summary()["latency_us"]
+    assert 800_000 < latency["p99"] < latency["max"] < 3_000_000
+    assert latency["p50"] < 400_000
 
 
 def test_several_servers_and_clients_a_host(idle: Checkout, edited: Edit) -> None:

@@ -73,7 +73,7 @@ def _thread(host: str, number: int, rng: random.Random, seconds: list[Second]) -
     for server in HOSTS:
         messages = 4 * record.commands // len(HOSTS)
         waited_s = messages * (0.008 if SLOW in (host, server) else 0.002) * rng.uniform(0.9, 1.1)
-        traffic = Traffic(writes=messages, reads=messages, waited_s=waited_s)
+        traffic = Traffic(segments_sent=messages, segments_received=messages, waited_s=waited_s)
         traffic.sent[Status.REQUEST] = traffic.received[Status.YES] = [messages, 256 * messages]
         record.traffic[server] = traffic
     return record
@@ -135,7 +135,6 @@ MANIFEST: dict[str, Any] = {
             "in_bits_per_s": 10_000_000 + 9_000 * number,
             "out_bits_per_s": 9_990_000,
             "overhead_bytes": 90,
-            "segment_bytes": 1448,
         }
         for number, host in enumerate(HOSTS)
     },

@@ -227,6 +227,8 @@ def test_links_differ_by_more_than_measuring_does() -> None:
     )
     assert compare.differences(a, equal) == {}
     assert compare.differences(a, slow) == {"links": ("100.0 Mbit/s", "10.0 Mbit/s")}
+    unknown = run(3, manifest={"links": {}})
+    assert compare.differences(a, unknown) == compare.differences(unknown, a) == {}
     assert compare.differences(slow, a) == {"links": ("10.0 Mbit/s", "100.0 Mbit/s")}
 
 

@@ -90,6 +90,14 @@ def test_a_difference_is_found_and_its_direction() -> None:
     assert 0.48 < low < 0.5 < high < 0.52
 
 
+def test_values_that_are_equal_as_they_are_rounded_decide_nothing() -> None:
+    low, high = intervals.of_ratio([28031, 28031], [28287, 28287], 1 / 128) or (1, 1)
+    assert low < 1 < high
+    wide = intervals.of_ratio([1.0, 2.0, 3.0], [2.0, 3.0, 4.0]) or (0, 0)
+    wider = intervals.of_ratio([1.0, 2.0, 3.0], [2.0, 3.0, 4.0], 0.5) or (0, 0)
+    assert wider[0] < wide[0] < wide[1] < wider[1]
+
+
 def test_values_that_do_not_vary_have_an_interval_without_width() -> None:
     assert intervals.of_ratio([4, 4], [2, 2]) == (0.5, 0.5)
 

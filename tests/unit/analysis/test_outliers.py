@@ -82,7 +82,7 @@ def test_a_link_that_loses_packets_is_named_before_what_it_slows(cluster: Cluste
 
 
 def test_the_worst_comes_first(cluster: Cluster) -> None:
-    cluster.slow_server("pi1", 3)
+    cluster.slow_server("pi1", 5)
     cluster.slow_server("pi2", 9)
     assert [line.split()[0] for line in cluster.found()] == ["pi2", "pi1"]
 
@@ -94,6 +94,21 @@ def test_hosts_that_tell_nothing_of_themselves_are_compared_by_the_rest(cluster:
     assert outliers({}, {}, [], {}) == []
     one = {"pi1": {"s-pi1": 5.0}}
     assert outliers(one, HOST_OF, [{**cluster.rows["pi1"], "throughput_per_s": 0.0}], {}) == []
+
+
+def test_what_a_host_tells_itself_over_no_link_is_compared_with_nothing() -> None:
+    near = {"pi1": {"s-pi1": 100.0, "s-pi2": 900.0}}
+    assert outliers(near, HOST_OF, [], {}) == []
+
+
+def test_clients_that_complete_nothing_stand_out_most(cluster: Cluster) -> None:
+    cluster.slow_server("pi1", 9)
+    cluster.rows["pi5"]["throughput_per_s"] = 0.0
+    lines = cluster.found()
+    assert lines[0].startswith("pi5 stands out, its clients: its clients complete 0% of what")
+    for row in cluster.rows.values():
+        row["throughput_per_s"] = 0.0
+    assert [line.split()[0] for line in cluster.found()] == ["pi1"]
 
 
 def thread(**waited: tuple[float, int]) -> ThreadRecord:

@@ -267,6 +267,17 @@ def test_flaws_are_lines_of_what_is_missing_and_what_is_doubtful(
     assert "keep up" not in flaws_now()[0]
 
 
+def test_links_that_carried_more_than_was_measured_are_said(
+    collected: Callable[[list[HostRecord]], Path],
+    found: list[HostRecord],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bound = {"throughput_per_s": 1.0, "share": 1.2, "links": []}
+    monkeypatch.setattr("analysis.limits.bound", lambda *_: bound)
+    (flaw, *_) = summary.assemble(collected(found))[0]["flaws"]
+    assert flaw == "the links carried more than they were measured to: the bound is too low"
+
+
 @pytest.mark.parametrize(
     "noted", [{"lost_ranges": {"3": ["pi4", "pi5"]}}, {"unsafe_servers": ["pi2"]}]
 )

@@ -32,9 +32,16 @@ def test_an_option_that_a_preset_chooses_is_refused() -> None:
     for options, counts, option in (
         (ClientOptions(threads=3), COUNTS, "threads"),
         (ClientOptions(), {**COUNTS, "workers": 2}, "workers"),
+        (ClientOptions(trace=True), COUNTS, "trace"),
     ):
         with pytest.raises(UsageError, match=f"--preset local chooses --{option} itself"):
             presets.applied("local", options, counts)
+
+
+def test_a_duration_is_refused_where_a_preset_counts_commands() -> None:
+    with pytest.raises(UsageError, match="leave --duration out"):
+        presets.applied("local", ClientOptions(duration=5.0), COUNTS)
+    assert presets.applied("full", ClientOptions(duration=5.0), COUNTS)[0].duration == 5.0
 
 
 def test_a_preset_that_there_is_not_is_named_with_those_that_are() -> None:

@@ -128,7 +128,9 @@ def make_record() -> ClientRecord:
     threads = [ThreadRecord(0), ThreadRecord(1, conflicts=4, connections=2)]
     threads[0].count_done(Operation.GET, 0.5, 0.001, found=True)
     threads[1].count_done(Operation.PUT, 1.5, 0.002, found=True)
-    threads[1].traffic["s1"] = traffic = Traffic(writes=3, reads=2, waited_s=0.25)
+    threads[1].traffic["s1"] = traffic = Traffic(
+        segments_sent=3, segments_received=2, waited_s=0.25
+    )
     traffic.sent[Status.REQUEST] = [5, 1280]
     traffic.received[Status.YES] = [4, 1024]
     second = Second(1.0, 2, 3, 4, 5, threads[1].latency())

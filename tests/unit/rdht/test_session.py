@@ -461,7 +461,8 @@ def test_a_session_counts_what_it_has_moved(
     assert moved.messages_sent == moved.messages_received == 3 + 4 * 10
     assert moved.sent[Status.REQUEST] == moved.sent[Status.PROCEED] == [20, 20 * 256]
     assert moved.received[Status.YES] == moved.received[Status.DONE] == [20, 20 * 256]
-    assert 3 + 4 * 10 == moved.writes >= moved.reads > 0
+    assert 3 + 4 * 10 >= moved.segments_sent > 3
+    assert 3 + 4 * 10 >= moved.segments_received > 3
     assert moved.waited_s > 0
     cut(table, *table.names)
     assert session.execute((PUT,)).outcome is Outcome.DONE

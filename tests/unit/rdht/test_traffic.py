@@ -9,7 +9,7 @@ from rdht.traffic import Traffic, total
 
 
 def traffic(messages: int) -> Traffic:
-    one = Traffic(writes=messages, reads=messages, waited_s=messages / 4)
+    one = Traffic(segments_sent=messages, segments_received=messages, waited_s=messages / 4)
     one.sent[Status.REQUEST] = [messages, 100 * messages]
     one.sent[Status.PROCEED] = [1, 50]
     one.received[Status.YES] = [messages, 10 * messages]
@@ -22,7 +22,7 @@ def test_a_sum_has_every_kind_and_leaves_its_parts_alone() -> None:
     assert parts == [traffic(2), traffic(3)]
     assert both.sent == {Status.REQUEST: [5, 500], Status.PROCEED: [2, 100]}
     assert both.received == {Status.YES: [5, 50]}
-    assert (both.writes, both.reads, both.waited_s) == (5, 5, 1.25)
+    assert (both.segments_sent, both.segments_received, both.waited_s) == (5, 5, 1.25)
     assert (both.messages_sent, both.bytes_sent) == (7, 600)
     assert (both.messages_received, both.bytes_received) == (5, 50)
 

@@ -1,6 +1,7 @@
 """What `fab reproduce` refuses: a run whose release or options it does not have."""
 
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def write(folder: Path, **changed: Any) -> None:
         "git": {"commit": "abc"},
         "servers": five,
         "clients": five,
+        "hosts": {name: {} for name in five},
         "parameters": parameters,
     }
     (folder / "manifest.json").write_text(json.dumps({**manifest, **changed}), encoding="utf-8")
@@ -96,3 +98,33 @@ def test_a_kept_bundle_is_the_release_that_was_built(folder: Path) -> None:
     built = release.build(ROOT)
     (folder / BUNDLE).write_bytes(built.bundle)
     assert release.load(folder / BUNDLE) == built
+
+
+def test_a_bundle_with_something_else_than_files_is_refused(folder: Path) -> None:
+    with tarfile.open(folder / BUNDLE, "w:gz") as archive:
+        link = tarfile.TarInfo("rdht/ring.py")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    assert "something else than source files is in it" in refused()
+
+
+def test_a_run_of_another_cluster_is_not_repeated_here(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RDHT_CLUSTER", "lab")
+    with pytest.raises(Exit, match="is of cluster pis, not lab"):
+        experiment.reproduce(Context(), RUN, dry_run=True)
+
+
+def test_only_the_hosts_of_the_run_repeat_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    three = ["pi3", "pi4", "pi5"]
+    built = release.build(ROOT)
+    write(
+        folder, release=built.name, hosts={name: {} for name in three}, servers=three, clients=three
+    )
+    experiment.reproduce(Context(), RUN, dry_run=True)
+    out = capsys.readouterr().out
+    assert "on pi3" in out
+    assert "on pi1" not in out

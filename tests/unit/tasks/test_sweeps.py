@@ -42,6 +42,7 @@ class Hosts:
         self.full = False
 
     def perform(self, operator: Any, servers: Any, options: Any, show: Any, **of: Any) -> Any:
+        of.pop("disturb")()
         made = {"servers": servers, "clients": options, **of, "links": dict(self.links)}
         made["faults"] = list(self.faults)
         self.ran.append({**made, "hosts": operator.cluster.hosts})
