@@ -26,6 +26,7 @@ _NINES = (0, 50, 90, 99, 99.9, 99.99)
 _DECADES = 3.0  # of a log axis: with more, only powers of ten are named
 _DARKEST = 0.6  # of a heat map's cells, on which ink is still read
 _CHARACTER_IN = 0.074
+_BAND_ROOM = 2.0  # times the highest mean: the band of two runs may go far beyond
 _COUNT = FuncFormatter(lambda value, _: f"{value:,.10g}")
 
 
@@ -314,6 +315,8 @@ def sweep(
     axes.set_xticks(sorted(at.values()), [str(x) for x in sorted(at, key=lambda x: at[x])])
     axes.set_title(unit)
     axes.set_xlabel(x_name)
-    axes.set_ylim(bottom=0)
+    points = [point for _, found in series for point in found]
+    tallest = min(max(point[3] for point in points), _BAND_ROOM * max(point[1] for point in points))
+    axes.set_ylim(0, 1.05 * tallest or 1)
     axes.yaxis.set_major_formatter(_COUNT)
     _legend(figure, axes)
