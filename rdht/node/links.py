@@ -11,26 +11,27 @@ from typing import Any, NamedTuple
 
 from rdht.node.host import Folders, NodeError
 
-_SETTLE_S = 0.15  # buckets of shapers empty themselves, and TCP finds the rate
-_MEASURE_S = 0.4
+_SETTLE_S = 0.1  # buckets of shapers empty themselves, and TCP finds the rate
+_MEASURE_S = 0.25
 _LONGEST_S = 1.5  # on a slow link, so that a shaper's bucket is little of what comes
 _ENOUGH_BYTES = 500_000
 _TIMEOUT_S = 5.0  # not all hosts begin at one instant
 _RETRY_S = 0.02
 _CHUNK = bytes(64 * 1024)
+_ON_THE_WAY_BYTES = 32 * 1024  # more would be dropped before a slow link, and TCP then pauses
 # What each TCP segment with timestamps has besides its payload: headers of Ethernet, IPv4 and TCP;
 # on a real wire also preamble, check sum and gap. A virtual link's shaper counts the headers only.
 _HEADERS_BYTES = 14 + 20 + 32
 _WIRE_BYTES = 8 + 4 + 12
 _MORE_OF_IPV6_BYTES = 20
 _INTRODUCTION_S = 0.5
-_TCP_INFO = struct.Struct("=128xQ4xI8xI")  # of struct tcp_info in linux/tcp.h, since Linux 4.6
+_TCP_INFO = struct.Struct("=20xI116xI8xI")  # of struct tcp_info in linux/tcp.h, since Linux 4.6
 
 
 class _Counts(NamedTuple):
-    """What the kernel tells of a connection: bytes, segments and segments with data received."""
+    """What the kernel tells of a connection: how large segments are, and how many came."""
 
-    received: int
+    segment_bytes: int
     segments: int
     data_segments: int
 
@@ -95,6 +96,7 @@ class _Sender(threading.Thread):
                 time.sleep(_RETRY_S)
                 continue
             with suppress(OSError), self._socket as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ON_THE_WAY_BYTES)
                 sock.sendall(self._token)
                 while time.monotonic() < self._end_s:
                     sock.sendall(_CHUNK)
@@ -121,10 +123,11 @@ def _bytes_per_s(sock: socket.socket, sender: _Sender, overhead_bytes: int) -> f
     begin_s, begin, acknowledged = time.monotonic(), _counts(sock), sender.acknowledgements()
     _drain(sock, _MEASURE_S, _LONGEST_S)
     end = _counts(sock)
-    segments = end.data_segments - begin.data_segments
-    segments += sender.acknowledgements() - acknowledged
-    received = end.received - begin.received
-    return (received + overhead_bytes * segments) / (time.monotonic() - begin_s)
+    duration_s = time.monotonic() - begin_s
+    came = end.data_segments - begin.data_segments  # bytes behind a lost one would not count yet
+    acknowledgements = sender.acknowledgements() - acknowledged
+    wire_bytes = came * (end.segment_bytes + overhead_bytes) + acknowledgements * overhead_bytes
+    return wire_bytes / duration_s
 
 
 def _drain(sock: socket.socket, least_s: float, most_s: float) -> None:
