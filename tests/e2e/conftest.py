@@ -60,7 +60,9 @@ def idle(lab: Checkout) -> Iterator[Checkout]:
     lab.fab("stop")
 
 
-_PORTS = iter(range(20_000 + os.getpid() % 1_000 * 10, 32_000, 2))
+# Of each worker of pytest its own: a port that is found free is only taken when a lab comes up.
+_FIRST = 20_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PORTS = iter(range(_FIRST + os.getpid() % 10 * 60, _FIRST + 1_000, 2))
 
 
 def _free_port() -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lab import faults, netns
+from lab import netns
 from tests.e2e.checkout import Checkout
 from tests.needs import NETNS
 
@@ -96,5 +96,5 @@ def test_who_is_slowed_down_is_named(
 def test_a_link_that_loses_packets_is_named(idle: Checkout) -> None:
     idle.fab("fault.loss", "--limit", "pi4", "--percent", "5", "--for", "60")
     summary = idle.json(*WORDS)
-    faults.heal(idle.lab, "pi4")
+    idle.fab("heal")
     assert culprits(summary)[0] == "pi4 stands out, its link", summary["outliers"]
