@@ -12,7 +12,7 @@ import numpy as np
 from analysis import intervals
 from analysis.intervals import Interval
 from analysis.summary import FLAWS, PERCENTILES, common_interval, evaluate, is_complete
-from rdht.records import SLOT_S, Histogram, ThreadRecord
+from rdht.records import SLOT_S, ThreadRecord, merged
 
 FASTER, SLOWER, UNDECIDED = "B is faster", "B is slower", "no difference shown"
 THROUGHPUT, P50, P99 = "throughput_per_s", "latency_us_p50", "latency_us_p99"
@@ -121,16 +121,9 @@ def _latency_by_run(a: Side, b: Side, name: str) -> dict[str, Any]:
 def _latency_by_thread(a: Side, b: Side, name: str) -> dict[str, Any]:
     percent = PERCENTILES[name]
     of_a, of_b = ([thread.latency() for run in side for thread in run.threads] for side in (a, b))
-    value_a, value_b = (_merged(side).percentile(percent) for side in (of_a, of_b))
+    value_a, value_b = (merged(side).percentile(percent) for side in (of_a, of_b))
     interval = intervals.of_percentile_ratio(of_a, of_b, percent)
     return _figure(value_a, value_b, _widened(interval))
-
-
-def _merged(histograms: Sequence[Histogram]) -> Histogram:
-    together = Histogram()
-    for one in histograms:
-        together.merge(one)
-    return together
 
 
 def _widened(interval: Interval | None) -> Interval | None:

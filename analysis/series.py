@@ -1,14 +1,13 @@
 """A run's records → the rows behind its charts; every row of a list has the same keys."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
 from analysis.summary import HostRecord
-from rdht.records import SLOT_S, Histogram
+from rdht.records import SLOT_S, Histogram, merged
 
 Row = dict[str, Any]
 _INTERVALS_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -103,23 +102,15 @@ def latency_curves(found: list[HostRecord]) -> list[Row]:
     """Return the latency of each percentile of gets and of puts, as far as there are commands."""
     rows = []
     for operation in ("get", "put"):
-        merged = merge(
+        latency = merged(
             getattr(thread, f"latency_{operation}")
             for row in found
             for thread in row.record.threads
         )
-        for percent in _percentiles(merged.total):
-            value_ms = (merged.percentile(percent) or 0) / 1000
+        for percent in _percentiles(latency.total):
+            value_ms = (latency.percentile(percent) or 0) / 1000
             rows.append({"operation": operation, "percentile": percent, "latency_ms": value_ms})
     return rows
-
-
-def merge(histograms: Iterable[Histogram]) -> Histogram:
-    """Return all values of several histograms in one."""
-    merged = Histogram()
-    for histogram in histograms:
-        merged.merge(histogram)
-    return merged
 
 
 def _percentiles(total: int) -> list[float]:
@@ -142,7 +133,7 @@ def latency_over_time(seconds: list[Row], width_s: float) -> list[Row]:
     for row in seconds:
         middle_s = max(0.0, row["ended_s"] - 0.5)
         intervals.setdefault(int(middle_s / width_s) + 1, []).append(row["latency"])
-    merged = {number: merge(intervals[number]) for number in sorted(intervals)}
+    by_interval = {number: merged(intervals[number]) for number in sorted(intervals)}
     return [
         {
             "until_s": number * width_s,
@@ -150,7 +141,7 @@ def latency_over_time(seconds: list[Row], width_s: float) -> list[Row]:
             "p50_ms": (latency.percentile(50) or 0) / 1000,
             "p99_ms": (latency.percentile(99) or 0) / 1000,
         }
-        for number, latency in merged.items()
+        for number, latency in by_interval.items()
         if latency.total
     ]
 

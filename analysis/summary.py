@@ -9,7 +9,7 @@ from typing import Any
 from analysis import limits, outliers, physics
 from rdht import records
 from rdht.errors import ConfigurationError
-from rdht.records import SLOT_S, ClientRecord, Histogram, ThreadRecord
+from rdht.records import SLOT_S, ClientRecord, Histogram, ThreadRecord, merged
 from rdht.traffic import Traffic, total
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9}
@@ -176,9 +176,7 @@ def summarize(found: list[HostRecord], manifest: dict[str, Any]) -> dict[str, An
     threads = [thread for row in found for thread in row.record.threads]
     interval = common_interval(threads)
     duration_s = interval[1] - interval[0]
-    latency = Histogram()
-    for thread in threads:
-        latency.merge(thread.latency())
+    latency = merged(thread.latency() for thread in threads)
     return {
         "run": manifest["run"],
         "cluster": manifest["cluster"],
@@ -288,9 +286,7 @@ def host_rows(found: list[HostRecord]) -> list[dict[str, Any]]:
     rows = []
     for host in dict.fromkeys(row.host for row in found):
         threads = [thread for row in found if row.host == host for thread in row.record.threads]
-        latency = Histogram()
-        for thread in threads:
-            latency.merge(thread.latency())
+        latency = merged(thread.latency() for thread in threads)
         rows.append(
             {
                 "host": host,

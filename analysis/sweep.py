@@ -10,7 +10,7 @@ from typing import Any
 from analysis import intervals
 from analysis.summary import PERCENTILES, read_run
 from rdht.errors import ConfigurationError
-from rdht.records import Histogram
+from rdht.records import merged
 
 STATE = "sweep.json"  # as cluster/sweeps.py writes it
 POINTS = "points.csv"
@@ -70,11 +70,9 @@ def assemble(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def _row(folder: Path, point: dict[str, Any]) -> dict[str, Any]:
     runs = [folder / "runs" / name for name in point["runs"]]
     summaries = [_read(run / "summary.json") for run in runs]
-    latency = Histogram()
-    for thread in (
-        thread for run in runs for row in read_run(run) for thread in row.record.threads
-    ):
-        latency.merge(thread.latency())
+    latency = merged(
+        thread.latency() for run in runs for row in read_run(run) for thread in row.record.threads
+    )
     rates = [summary["throughput_per_s"] for summary in summaries]
     slowest = [summary["latency_us"]["p99"] or 0 for summary in summaries]
     shares = [summary["bound"]["share"] for summary in summaries if summary["bound"]]

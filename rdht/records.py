@@ -5,6 +5,7 @@ The operator's side reads it with these same classes.
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -86,6 +87,14 @@ class Histogram:
         return cls(counts, document["max_us"])
 
 
+def merged(histograms: Iterable[Histogram]) -> Histogram:
+    """Return all values of several histograms in one."""
+    together = Histogram()
+    for one in histograms:
+        together.merge(one)
+    return together
+
+
 @dataclass
 class ThreadRecord:
     """What one client thread did; times are seconds after the agreed start."""
@@ -150,10 +159,7 @@ class ThreadRecord:
 
     def latency(self) -> Histogram:
         """Return the latencies of gets and puts together."""
-        merged = Histogram()
-        merged.merge(self.latency_get)
-        merged.merge(self.latency_put)
-        return merged
+        return merged([self.latency_get, self.latency_put])
 
 
 @dataclass
