@@ -10,7 +10,7 @@ from typing import Any
 from analysis.summary import assemble, is_complete
 from cluster.command import LAB, LOGS, NETNS, ROOT, STATE, desk
 from cluster.console import Screen
-from cluster.errors import ClusterError, HostError, VerdictError
+from cluster.errors import ClusterError, HostError, UsageError, VerdictError
 from cluster.experiment import execute
 from cluster.faults import Faults, noted
 from cluster.operator import Operator
@@ -19,16 +19,14 @@ from cluster.release import Release, build
 from cluster.runs import begin
 from lab import faults as lab_faults
 from lab import loopback
-from lab.errors import LabError
+from lab.errors import ChoiceError, LabError
 from rdht.errors import ConfigurationError
 
 
 def bring_up(ports: dict[str, int]) -> bool:
     """Bring the loopback lab up; False if it was up already."""
-    try:
+    with lab_errors():
         return loopback.up(STATE / LAB, ports)
-    except LabError as error:
-        raise ClusterError(str(error)) from error
 
 
 def faults_of(operator: Operator) -> Faults:
@@ -56,6 +54,17 @@ class LabSwitch:
         """End all faults of a host."""
         with _host_errors():
             return lab_faults.heal(self.folder, host)
+
+
+@contextmanager
+def lab_errors() -> Iterator[None]:
+    """Let what a lab refuses or cannot do be an error of the task."""
+    try:
+        yield
+    except ChoiceError as error:
+        raise UsageError(str(error)) from error
+    except LabError as error:
+        raise ClusterError(str(error)) from error
 
 
 @contextmanager

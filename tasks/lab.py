@@ -20,10 +20,10 @@ from cluster.command import (
     task,
 )
 from cluster.console import Screen
-from cluster.errors import ClusterError, UsageError
+from cluster.errors import UsageError
 from lab import holder, loopback, netns
-from lab.errors import ChoiceError, LabError
-from tasks import bring_up
+from lab.errors import LabError
+from tasks import bring_up, lab_errors
 
 _BEFORE = STATE / "cluster.before-lab"
 
@@ -71,7 +71,7 @@ def status(screen: Screen) -> dict[str, Any]:
         ["loopback", host, f"{loopback.ADDRESS}:{port}", "up" if here else "down", None, None]
         for host, port in _ports().items()
     ]
-    with _lab_errors():
+    with lab_errors():
         _join_holder()
         there = netns.status(STATE / NETNS)
     for host, found in there["hosts"].items() if there else ():
@@ -90,7 +90,7 @@ def status(screen: Screen) -> dict[str, Any]:
 def down(screen: Screen) -> dict[str, Any]:
     """Take these hosts down, with all that is on them."""
     was_up = loopback.down(STATE / LAB)
-    with _lab_errors():
+    with lab_errors():
         _join_holder()
         was_up |= netns.down(STATE / NETNS)
         holder.finish(STATE / NETNS)
@@ -114,7 +114,7 @@ def _use(cluster: str) -> None:
 def _bring_up_netns(count: int, rate: str, delay: str) -> tuple[dict[str, str], bool]:
     """Make the hosts of the lab's inventory, or that many; these get an inventory of their own."""
     ours = inventory.load(INVENTORY / f"{NETNS}.yaml").hosts
-    with _lab_errors():
+    with lab_errors():
         hosts = {host.name: host.address for host in ours}
         if count not in (0, len(ours)):
             hosts = netns.addresses(count)
@@ -164,16 +164,6 @@ def _join_holder() -> None:
     elif keeper and not holder.has_joined():
         why = "the lab was made without root: act on it without sudo"
         raise LabError(why)
-
-
-@contextmanager
-def _lab_errors() -> Iterator[None]:
-    try:
-        yield
-    except ChoiceError as error:
-        raise UsageError(str(error)) from error
-    except LabError as error:
-        raise ClusterError(str(error)) from error
 
 
 def _ports() -> dict[str, int]:

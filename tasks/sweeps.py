@@ -1,8 +1,7 @@
 """sweep."""
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,7 +19,7 @@ from cluster.trials import KINDS, SweepOptions, Trial
 from lab import netns
 from lab.errors import ChoiceError, LabError
 from lab.links import bits_per_second
-from tasks import faults_of, perform
+from tasks import faults_of, lab_errors, perform
 
 
 @cluster_task(
@@ -174,7 +173,7 @@ class _Links:
         self._sweep = sweep
         self._before: dict[str, str] = {}
         if any(name in axes for axes in sweep.plan["parts"].values() for name in _OF_LINKS):
-            with _lab_errors():
+            with lab_errors():
                 lab = netns.status(STATE / NETNS) or {"hosts": {}}
             found = {host: row["rate"] for host, row in lab["hosts"].items()}
             self._before = sweep.plan.get("rates_before") or found
@@ -185,7 +184,7 @@ class _Links:
         if not self._before:
             return
         self._heal()  # BEFORE the rates, of which it has its own idea
-        with _lab_errors():
+        with lab_errors():
             for host, usual in self._before.items():
                 everyone = values.get("link_rate", usual)
                 rate = values.get("one_link_rate", everyone) if host == self._last else everyone
@@ -223,11 +222,3 @@ class _Links:
     def _heal(self) -> None:
         prove(faults_of(Operator(self._cluster.limited(self._last), self._screen)).heal())
         note(LOGS, self._cluster.name, [self._last], None, 0.0)
-
-
-@contextmanager
-def _lab_errors() -> Iterator[None]:
-    try:
-        yield
-    except LabError as error:
-        raise ClusterError(str(error)) from error
