@@ -139,6 +139,7 @@ def _show(screen: Screen, summary: dict[str, Any], _rows: list[dict[str, Any]]) 
 
 _ONE_LOSS = "one_loss"
 _RATES = ("link_rate", "one_link_rate")
+_AROUND_A_RUN_S = 60.0  # from its loss to its clients' start
 _OF_LINKS = (*_RATES, _ONE_LOSS)
 
 
@@ -153,6 +154,9 @@ def _check_links(operator: Operator, values: Mapping[str, Any]) -> None:
         raise UsageError(why)
     if not 0 <= values.get(_ONE_LOSS, 0) < 100:  # noqa: PLR2004 - that is what a percentage is
         why = f"--one-loss {values[_ONE_LOSS]} is not a number from 0 to 99"
+        raise UsageError(why)
+    if values.get(_ONE_LOSS) and values.get("duration", 0) > LONGEST_S - _AROUND_A_RUN_S:
+        why = f"--one-loss ends after {LONGEST_S:g} s: choose a --duration that is a minute shorter"
         raise UsageError(why)
     for name in set(_RATES) & set(chosen):
         try:

@@ -388,6 +388,12 @@ def test_the_last_hosts_link_alone_is_slowed_and_loses_packets(netns: Hosts) -> 
     assert (netns.links, netns.faults) == (BEFORE, [])
 
 
+def test_a_loss_that_would_end_before_the_run_is_refused(netns: Hosts) -> None:
+    code, words = sweep(limit="pi1,pi2", one_loss="0,5", duration="10,590")
+    assert (code, netns.ran) == (2, [])
+    assert words.startswith("--one-loss ends after 600 s")
+
+
 def test_a_suite_is_one_sweep_of_all_its_parts(netns: Hosts, capsys: Capture) -> None:
     words = {"key_size": None, "limit": "pi1,pi2", "duration": "2", "repeat": "1"}
     assert sweep(**words, suite="original") == (0, "")
