@@ -21,6 +21,7 @@ NONCE_BYTES = 32
 TAG_BYTES = 16
 
 _NUMBER_BYTES = 8  # no session lives for 2**64 frames
+_are_equal = hmac.compare_digest
 _SECRET_TEXT = re.compile(rb"([0-9a-fA-F]{64})\n")
 
 
@@ -80,22 +81,17 @@ class Seal:
 
     def tag(self, frame: bytes | memoryview) -> bytes:
         """Return the tag of the next frame; send the frames in the order of their tags."""
-        tag = self._compute(frame)
+        keyed = self._keyed.copy()
+        keyed.update(self._number.to_bytes(_NUMBER_BYTES) + frame)
         self._number += 1
-        return tag
+        return keyed.digest()
 
     def check(self, frame: bytes | memoryview, tag: bytes | memoryview) -> None:
         """Raise AuthenticationError unless this is the next frame as it was sent."""
-        if not hmac.compare_digest(self._compute(frame), tag):
+        if not _are_equal(self.tag(frame), tag):
+            self._number -= 1  # it is still to come
             why = f"frame {self._number} has a wrong tag"
             raise AuthenticationError(why)
-        self._number += 1
-
-    def _compute(self, frame: bytes | memoryview) -> bytes:
-        keyed = self._keyed.copy()
-        keyed.update(self._number.to_bytes(_NUMBER_BYTES))
-        keyed.update(frame)
-        return keyed.digest()
 
 
 class Session(NamedTuple):

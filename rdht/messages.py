@@ -12,8 +12,9 @@ those of the original program that this project repeats; 10 and above are ours.
 """
 
 import struct
+from collections import defaultdict
 from enum import IntEnum, IntFlag
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from rdht.authentication import TAG_BYTES, Seal
 from rdht.errors import LocalProtocolError, RemoteProtocolError
@@ -116,18 +117,27 @@ class Message(NamedTuple):
 
 Destination = int | str  # a client by its incarnation, a server by its name
 Outgoing = list[tuple[Destination, Message]]
+Tally = defaultdict[Status, list[int]]  # of each kind: how many messages, and their bytes
 
 _new_tuple = tuple.__new__  # a named tuple's own constructor costs three times as much
 _LENGTH = struct.Struct("!I")
 _HEADER = struct.Struct("!IBBBBBHIQQIQHI")
 _FIELDS = struct.Struct("!IIBHIQQIQHI")  # the same bytes, four of them read as one number
+_unpack_fields = _FIELDS.unpack_from
 HEADER_BYTES = _HEADER.size
+_LENGTH_BYTES = _LENGTH.size
+_MIN_LENGTH = HEADER_BYTES - _LENGTH_BYTES
 _KINDS = {
     PROTOCOL_VERSION << 24 | status << 16 | operation << 8 | reason: (status, operation, reason)
     for status in Status
     for operation in Operation
     for reason in Reason
 }
+
+
+def new_tally() -> Tally:
+    """Return a tally with nothing in it."""
+    return defaultdict(lambda: [0, 0])
 
 
 def encode(message: Message, frame_bytes: int = 0) -> bytes:
@@ -147,9 +157,10 @@ def encode(message: Message, frame_bytes: int = 0) -> bytes:
     if size < frame_bytes:
         value += bytes(frame_bytes - size)
         size = frame_bytes
+    client, sequence, attempt = name
     try:
         header = _HEADER.pack(
-            size - _LENGTH.size,
+            size - _LENGTH_BYTES,
             PROTOCOL_VERSION,
             status,
             operation,
@@ -157,7 +168,9 @@ def encode(message: Message, frame_bytes: int = 0) -> bytes:
             flags,
             range_,
             epoch,
-            *name,
+            client,
+            sequence,
+            attempt,
             version,
             key_bytes,
             value_bytes,
@@ -175,6 +188,7 @@ class Decoder:
         """Start with nothing received."""
         self.max_frame_bytes = max_frame_bytes
         self.seal: Seal | None = None  # if set, each frame is followed by its tag
+        self.tally = new_tally()
         self._rest = bytearray()
         self._needed = 0  # bytes to hold before the next frame can be complete
 
@@ -191,18 +205,50 @@ class Decoder:
             data = bytes(self._rest)
             self._rest.clear()
         messages = []
-        seal = self.seal
+        seal, tally = self.seal, self.tally
         tag_bytes = TAG_BYTES if seal else 0
         at, end = 0, len(data)
         while end - at >= HEADER_BYTES:
-            fields = _FIELDS.unpack_from(data, at)
-            frame_end = at + _LENGTH.size + self._check_length(fields[0])
+            # One function, as this is where a message costs most.
+            (
+                length,
+                kind,
+                flags,
+                range_,
+                epoch,
+                client,
+                sequence,
+                attempt,
+                version,
+                key_bytes,
+                value_bytes,
+            ) = _unpack_fields(data, at)
+            if not _MIN_LENGTH <= length <= self.max_frame_bytes:
+                self._refuse_length(length)
+            frame_end = at + _LENGTH_BYTES + length
             next_at = frame_end + tag_bytes
             if next_at > end:
                 break
             if seal:
                 seal.check(data[at:frame_end], data[frame_end:next_at])
-            messages.append(_parse(data, at, frame_end, fields))
+            value_at = at + HEADER_BYTES + key_bytes
+            value_end = value_at + value_bytes
+            kinds = _KINDS.get(kind)
+            if (
+                kinds is None
+                or value_end > frame_end
+                or key_bytes > MAX_KEY_BYTES
+                or value_bytes > MAX_BODY_BYTES
+            ):
+                raise RemoteProtocolError(_mistake(kind, key_bytes, value_bytes, length))
+            status, operation, reason = kinds
+            count = tally[status]
+            count[0] += 1
+            count[1] += next_at - at
+            name = _new_tuple(Name, (client, sequence, attempt))
+            key, value = data[value_at - key_bytes : value_at], data[value_at:value_end]
+            content = status, name, operation, reason, flags, range_, epoch, version, key, value
+            messages.append(_new_tuple(Message, content))
             at = next_at
         if at < end:
             self._keep(data[at:], tag_bytes)
@@ -211,60 +257,23 @@ class Decoder:
     def _keep(self, rest: bytes, tag_bytes: int) -> None:
         """Hold the beginning of a frame until the rest of it arrives."""
         self._rest = bytearray(rest)
-        self._needed = _LENGTH.size
-        if len(rest) >= _LENGTH.size:
+        self._needed = _LENGTH_BYTES
+        if len(rest) >= _LENGTH_BYTES:
             (length,) = _LENGTH.unpack_from(rest)
-            self._needed += self._check_length(length) + tag_bytes
+            if not _MIN_LENGTH <= length <= self.max_frame_bytes:
+                self._refuse_length(length)
+            self._needed += length + tag_bytes
 
-    def _check_length(self, length: int) -> int:
-        if not HEADER_BYTES - _LENGTH.size <= length <= self.max_frame_bytes:
-            allowed = f"{HEADER_BYTES - _LENGTH.size} to {self.max_frame_bytes}"
-            why = f"a frame of {length} bytes, allowed are {allowed}"
-            raise RemoteProtocolError(why)
-        return length
-
-
-def _parse(data: bytes, at: int, frame_end: int, fields: tuple[int, ...]) -> Message:
-    (
-        length,
-        kind,
-        flags,
-        range_,
-        epoch,
-        client,
-        sequence,
-        attempt,
-        version,
-        key_bytes,
-        value_bytes,
-    ) = fields
-    key_at = at + HEADER_BYTES
-    value_at = key_at + key_bytes
-    value_end = value_at + value_bytes
-    if key_bytes > MAX_KEY_BYTES or value_bytes > MAX_BODY_BYTES or value_end > frame_end:
-        why = f"a key of {key_bytes} and a value of {value_bytes} bytes in a frame of {length}"
+    def _refuse_length(self, length: int) -> NoReturn:
+        why = f"a frame of {length} bytes, allowed are {_MIN_LENGTH} to {self.max_frame_bytes}"
         raise RemoteProtocolError(why)
-    try:
-        status, operation, reason = _KINDS[kind]
-    except KeyError:
-        protocol, *kinds = kind.to_bytes(4)
-        if protocol != PROTOCOL_VERSION:
-            why = f"protocol version {protocol}, this side speaks {PROTOCOL_VERSION}"
-        else:
-            why = f"no message has the status, operation and reason {kinds}"
-        raise RemoteProtocolError(why) from None
-    return _new_tuple(
-        Message,
-        (
-            status,
-            _new_tuple(Name, (client, sequence, attempt)),
-            operation,
-            reason,
-            flags,
-            range_,
-            epoch,
-            version,
-            data[key_at:value_at],
-            data[value_at:value_end],
-        ),
-    )
+
+
+def _mistake(kind: int, key_bytes: int, value_bytes: int, length: int) -> str:
+    """Return what is wrong with a frame's header."""
+    if kind in _KINDS or key_bytes > MAX_KEY_BYTES or value_bytes > MAX_BODY_BYTES:
+        return f"a key of {key_bytes} and a value of {value_bytes} bytes in a frame of {length}"
+    protocol, *kinds = kind.to_bytes(4)
+    if protocol != PROTOCOL_VERSION:
+        return f"protocol version {protocol}, this side speaks {PROTOCOL_VERSION}"
+    return f"no message has the status, operation and reason {kinds}"

@@ -43,6 +43,7 @@ from rdht.transport import ClientConnection, Hello, ServerConnection, listen
 from rdht.worker import Worker
 
 _COMMANDS = {Status.REQUEST, Status.PROCEED, Status.ABORT, Status.READ}
+_FIGURES = {Status.STATS, Status.SCAN}
 _REJOINING = {Status.JOIN, Status.COPY, Status.JOINED, Status.KNOWN}
 _REASON_CHARACTERS = 500  # of what a client said, in the log and in an ERROR
 _Bound = list[tuple[ServerConnection | Link, Message]]  # what goes where
@@ -157,7 +158,7 @@ class Server:
         messages: Counter[Status] = Counter()
         received = sent = 0
         for worker in self._workers:
-            messages.update(worker.messages.copy())
+            messages.update(worker.messages_received())
             worker_received, worker_sent = worker.bytes_moved()
             received, sent = received + worker_received, sent + worker_sent
         return {
@@ -215,41 +216,39 @@ class Server:
 
     def _take(self, connection: ServerConnection, messages: list[Message]) -> None:
         """Deal with a batch of messages; RdhtError ends the connection."""
-        hello = connection.hello
+        sender, hello = connection.sender, connection.hello
         if hello is None:
             for message in messages:
                 self._shake_hands(connection, message)
             return
-        runs_commands = hello.is_server or hello.key_range
-        if not runs_commands or messages[0].status in {Status.STATS, Status.SCAN}:
+        if sender is None or messages[0].status in _FIGURES:
             connection.write([self._tell_figures(connection, one) for one in messages])
             return
         out: Outgoing = []
         bound: _Bound = []
-        sender: Destination = hello.client if hello.is_server else hello.incarnation
         try:
             with self._lock:
                 if self._current.get(sender) is connection:  # no newer one has taken over
                     try:
-                        self._decide(hello, messages, out)
+                        self._decide(sender, messages, out)
+                        if self._trace:
+                            self._log_trace(hello, messages, out)
                     finally:
                         bound = self._keep(out)
         finally:
             self._deliver(bound)
 
-    def _decide(self, hello: Hello, messages: list[Message], out: Outgoing) -> None:
+    def _decide(self, sender: Destination, messages: list[Message], out: Outgoing) -> None:
         """Add what is to be sent because of a batch of messages; under the lock."""
         now_s = time.monotonic()
         for message in messages:
-            if hello.is_server:
-                out += self._handle_peer(hello.client, message, now_s)
-                continue
-            if message.name.client != hello.incarnation:
+            if isinstance(sender, str):
+                out += self._handle_peer(sender, message, now_s)
+            elif message.name.client == sender:
+                out += self.participant.handle(message, now_s)
+            else:
                 why = "the transaction bears another client's name"
                 raise RemoteProtocolError(why)
-            out += self.participant.handle(message, now_s)
-        if self._trace:
-            self._log_trace(hello, messages, out)
 
     def _handle_peer(self, server: str, message: Message, now_s: float) -> Outgoing:
         if message.status in _REJOINING:
@@ -264,13 +263,20 @@ class Server:
         the links here: threads that deliver what they have decided may overtake each other, and a
         join that comes after the news of its end would start it again.
         """
-        bound: _Bound = [
-            (one, message)
-            for to, message in out
-            if (one := self._links[to] if isinstance(to, str) else self._current.get(to))
-        ]
+        bound: _Bound = []
+        to_servers = False
+        for to, message in out:
+            if isinstance(to, str):
+                bound.append((self._links[to], message))
+                to_servers = True
+            elif (connection := self._current.get(to)) is not None:
+                bound.append((connection, message))
         if self._journal:
             bound = self._journal.take(bound)
+        return self._hand_over(bound) if to_servers else bound
+
+    def _hand_over(self, bound: _Bound) -> _Bound:
+        """Give the links what is theirs; return the rest."""
         left: _Bound = []
         for to, message in bound:
             if isinstance(to, Link):
@@ -341,23 +347,20 @@ class Server:
             raise RemoteProtocolError(why)
 
     def _welcome(self, connection: ServerConnection, hello: Hello) -> None:
-        sender: Destination = hello.client if hello.is_server else hello.incarnation
+        sender = hello.sender
         document: dict[str, Any] = {"server": self.me.name, "incarnation": self.incarnation}
-        runs_commands = hello.is_server or hello.key_range
         old = None
         bound: _Bound = []
         with self._lock:
             self._agree_on(hello.key_range)
             out: Outgoing | None = []
-            if not hello.is_server and hello.key_range:
+            if isinstance(sender, int):
                 resume = hello.resumes == self.incarnation
-                now_s = time.monotonic()
-                out = self.participant.connect(hello.incarnation, now_s, resume=resume)
-            if out is not None:
+                out = self.participant.connect(sender, time.monotonic(), resume=resume)
+            if out is not None and sender is not None:
                 old = self._current.pop(sender, None)
                 bound = self._keep(out)
-                if runs_commands:
-                    self._arriving[sender] = connection
+                self._arriving[sender] = connection
             document |= {"key_range": self.key_range, "ranges": self._ranges()}
             document["is_forgotten"] = out is None
             document["founded"] = {
@@ -372,11 +375,13 @@ class Server:
         except NetworkError:
             self._leave(sender, connection)
             raise
+        if sender is None:
+            return
         with self._lock:  # what is sent to it from now on comes AFTER the welcome
             is_newest = self._arriving.get(sender) is connection
             if is_newest:
                 self._current[sender] = self._arriving.pop(sender)
-        if runs_commands and not is_newest and not document["is_forgotten"]:
+        if not is_newest and not document["is_forgotten"]:
             connection.hang_up()  # the client has given it up, and has made another one
 
     def _agree_on(self, key_range: int) -> None:
@@ -411,14 +416,12 @@ class Server:
         elif connection.handshake is not None:
             why = "left after this server's proof: its secret may be another one"
             self._reject(connection, AuthenticationError(why))
-        hello = connection.hello
-        if hello is None:
-            return
-        sender: Destination = hello.client if hello.is_server else hello.incarnation
-        self._leave(sender, connection)
+        self._leave(connection.sender, connection)
 
-    def _leave(self, sender: Destination, connection: ServerConnection) -> None:
+    def _leave(self, sender: Destination | None, connection: ServerConnection) -> None:
         """Settle what a client has left behind, unless a newer connection has taken over."""
+        if sender is None:
+            return
         bound: _Bound = []
         with self._lock:
             mine = [one for one in (self._current, self._arriving) if one.get(sender) is connection]

@@ -1,17 +1,10 @@
 """What goes between one client thread and one server, by kind of message."""
 
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from rdht.messages import Status
-
-Tally = defaultdict[Status, list[int]]  # of each kind: how many messages, and their bytes
-
-
-def _tally() -> Tally:
-    return defaultdict(lambda: [0, 0])
+from rdht.messages import Status, Tally, new_tally
 
 
 @dataclass
@@ -22,8 +15,8 @@ class Traffic:
     of them took (Little's law).
     """
 
-    sent: Tally = field(default_factory=_tally)
-    received: Tally = field(default_factory=_tally)
+    sent: Tally = field(default_factory=new_tally)
+    received: Tally = field(default_factory=new_tally)
     segments_sent: int = 0  # of TCP, those with data, also what was sent again
     segments_received: int = 0
     waited_s: float = 0.0
@@ -69,7 +62,7 @@ class Traffic:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
         """Return recorded traffic; KeyError for a kind of message that there is not."""
-        found = cls(**{**document, "sent": _tally(), "received": _tally()})
+        found = cls(**{**document, "sent": new_tally(), "received": new_tally()})
         for tally, name in ((found.sent, "sent"), (found.received, "received")):
             tally.update({Status[kind]: pair for kind, pair in document[name].items()})
         return found

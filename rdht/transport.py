@@ -30,12 +30,13 @@ from rdht.limits import (
     MAX_UNSENT_BYTES,
     RECEIVE_BYTES,
 )
-from rdht.messages import HEADER_BYTES, Decoder, Flag, Message, Status, encode
+from rdht.messages import Decoder, Destination, Flag, Message, Status, encode, new_tally
 from rdht.replica import Entry
 from rdht.roster import ServerAddress
 from rdht.traffic import Traffic
 
 # tcpi_data_segs_in and tcpi_data_segs_out of struct tcp_info in linux/tcp.h, since Linux 4.6.
+_SILENT = int(Flag.SILENT)  # Python takes an enum's `&` for 0.3 us
 _TCP_INFO = struct.Struct("=152xII")
 
 
@@ -56,6 +57,13 @@ class Hello:
     frame_bytes: int
     resumes: int = 0
     is_server: bool = False
+
+    @property
+    def sender(self) -> Destination | None:
+        """Who runs commands on the connection; None is an observer."""
+        if self.is_server:
+            return self.client
+        return self.incarnation if self.key_range else None
 
     def to_message(self, nonce: bytes = b"") -> Message:
         """Return the HELLO message."""
@@ -133,15 +141,23 @@ class Packer:
 
     def __init__(self) -> None:
         """Neither pad nor tag, as the handshake begins."""
-        self.frame_bytes = 0  # of a frame with its tag, at least
+        self.tally = new_tally()
         self.seal: Seal | None = None
+        self._frame_bytes = 0  # of a frame without its tag, at least
+
+    def pad(self, frame_bytes: int) -> None:
+        """Make frames of at least so many bytes with their tags, if they have one by now."""
+        self._frame_bytes = frame_bytes - TAG_BYTES if self.seal else frame_bytes
 
     def pack(self, message: Message) -> bytes:
         """Return the frame; frames must be sent in the order in which they are packed."""
-        if self.seal is None:
-            return encode(message, self.frame_bytes)
-        frame = encode(message, self.frame_bytes - TAG_BYTES)
-        return frame + self.seal.tag(frame)
+        frame = encode(message, self._frame_bytes)
+        if self.seal is not None:
+            frame += self.seal.tag(frame)
+        count = self.tally[message.status]
+        count[0] += 1
+        count[1] += len(frame)
+        return frame
 
 
 class ClientConnection:
@@ -157,12 +173,12 @@ class ClientConnection:
         """Connect and shake hands, within `timeout_s` each; ConnectError says why not."""
         self.server = server.name
         self.owed = 0  # answers
-        self.traffic = Traffic()
         self._awaited = 0  # answers that were owed at `_since_s`
         self._since_s = 0.0
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
         self._decoder = Decoder()
         self._packer = Packer()
+        self.traffic = Traffic(self._packer.tally, self._decoder.tally)
         self._unsent: list[bytes] = []
         self._last_words = ""  # of an ERROR
         where = f"server {server.name} at {server.address}:{server.port}"
@@ -196,7 +212,7 @@ class ClientConnection:
             self.queue(Message(Status.PROOF, value=handshake.client_proof))
         answer = self._converse(Status.WELCOME)
         self._packer.seal = seal
-        self._packer.frame_bytes = hello.frame_bytes
+        self._packer.pad(hello.frame_bytes)
         self.owed = 0
         return read_json(answer)
 
@@ -223,12 +239,9 @@ class ClientConnection:
 
     def queue(self, message: Message) -> None:
         """Have a message sent with the next `flush`."""
-        frame = self._packer.pack(message)
-        self._unsent.append(frame)
-        tally = self.traffic.sent[message.status]
-        tally[0] += 1
-        tally[1] += len(frame)
-        self.owed += not message.flags & Flag.SILENT
+        self._unsent.append(self._packer.pack(message))
+        if not message.flags & _SILENT:
+            self.owed += 1
 
     def flush(self) -> None:
         """Send what is queued; ConnectionLostError or DeadlineError if that is not to be had."""
@@ -278,12 +291,6 @@ class ClientConnection:
             messages = self._decoder.feed(bytes(self._buffer[:received]))
             if messages and messages[-1].status is Status.ERROR:
                 self._last_words = messages.pop().value.decode(errors="replace")
-        overhead_bytes = HEADER_BYTES + (TAG_BYTES if self._decoder.seal else 0)
-        for message in messages:
-            size = overhead_bytes + len(message.key) + len(message.value)
-            tally = self.traffic.received[message.status]
-            tally[0] += 1
-            tally[1] += max(size, self._packer.frame_bytes)  # both sides pad alike
         self.owed = max(0, self.owed - len(messages))
         self._count_wait()
         return messages
@@ -339,6 +346,7 @@ class ServerConnection:
         self.hello: Hello | None = None
         self.handshake: tuple[Hello, Handshake] | None = None  # under way
         self.deadline_s = deadline_s
+        self.sender: Destination | None = None  # once it is welcomed, if it runs commands
         self.scan: Iterator[tuple[bytes, Entry]] | None = None  # what a SCAN has left to tell
         self.bytes_sent = 0
         self.bytes_received = 0
@@ -349,6 +357,10 @@ class ServerConnection:
         self._packer = Packer()
         self._unsent = bytearray()
         self._closed = False
+
+    def messages_received(self) -> dict[Status, int]:
+        """Return how many messages have come, by kind; from any thread."""
+        return {status: count for status, (count, _) in list(self._decoder.tally.items())}
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""
@@ -371,16 +383,15 @@ class ServerConnection:
             raise RemoteProtocolError(why)
         hello, handshake = self.handshake
         self.handshake = None
-        outgoing, self._decoder.seal = handshake.open_server(proof.value)
-        self._packer.seal = outgoing
+        self._packer.seal, self._decoder.seal = handshake.open_server(proof.value)
         return hello
 
     def welcome(self, hello: Hello, document: dict[str, Any]) -> None:
         """End the handshake: from now on frames are as the client wants them."""
         self.write([Message(Status.WELCOME, value=json.dumps(document).encode())])
-        self._packer.frame_bytes = hello.frame_bytes
+        self._packer.pad(hello.frame_bytes)
         self._decoder.max_frame_bytes = MAX_FRAME_BYTES
-        self.hello = hello
+        self.hello, self.sender = hello, hello.sender
 
     def read(self, buffer: memoryview) -> list[Message]:
         """Return what arrived, read through `buffer`; ConnectionLostError at the stream's end."""
@@ -401,7 +412,7 @@ class ServerConnection:
         with self._lock:
             if self._closed:
                 return
-            data = b"".join([self._packer.pack(message) for message in messages])
+            data = b"".join(map(self._packer.pack, messages))
             if self._unsent:
                 self._unsent += data
             else:

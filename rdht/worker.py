@@ -30,13 +30,13 @@ class Worker(threading.Thread):
         """
         super().__init__(name=f"worker-{number}", daemon=True)
         self.connections: dict[int, ServerConnection] = {}
-        self.messages: Counter[Status] = Counter()
         self._take = take
         self._ended = ended
         self._epoll = select.epoll()
         self._stopping = False
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
         self._closed_bytes = [0, 0]  # received and sent by connections that are closed
+        self._closed_messages: Counter[Status] = Counter()
 
     def adopt(self, connection: ServerConnection) -> None:
         """Take over a new connection; called from the accepting thread."""
@@ -67,6 +67,13 @@ class Worker(threading.Thread):
             sent += connection.bytes_sent
         return received, sent
 
+    def messages_received(self) -> Counter[Status]:
+        """Return how many messages came of each kind, on closed connections too."""
+        messages = self._closed_messages.copy()
+        for connection in list(self.connections.values()):
+            messages.update(connection.messages_received())
+        return messages
+
     def run(self) -> None:
         """Serve until stopped, then close all connections."""
         while not self._stopping:
@@ -85,14 +92,13 @@ class Worker(threading.Thread):
 
     def _serve(self, connection: ServerConnection) -> None:
         messages = connection.read(self._buffer)
-        for message in messages:
-            self.messages[message.status] += 1
         if messages:
             self._take(connection, messages)
 
     def _close(self, connection: ServerConnection, error: Exception | None) -> None:
         self._ended(connection, error)
         del self.connections[connection.fileno()]
+        self._closed_messages.update(connection.messages_received())
         self._closed_bytes[0] += connection.bytes_received
         self._closed_bytes[1] += connection.bytes_sent
         connection.close()  # which also takes it off the epoll

@@ -366,9 +366,10 @@ def test_hanging_up_ends_the_stream_for_both(pair: Pair, buffer: memoryview) -> 
 def test_a_packed_frame_is_as_long_as_agreed_with_its_tag(frame_bytes: int) -> None:
     handshake = Handshake(bytes(SECRET_BYTES), b"", bytes(NONCE_BYTES), bytes(NONCE_BYTES))
     packer = Packer()
-    packer.frame_bytes = frame_bytes
+    packer.pad(frame_bytes)
     assert len(packer.pack(Message(Status.DONE))) == max(HEADER_BYTES, frame_bytes)
     packer.seal = handshake.open_client(handshake.server_proof).outgoing
+    packer.pad(frame_bytes)
     decoder = Decoder()
     decoder.seal = handshake.open_server(handshake.client_proof).incoming
     for value in (b"", b"v" * 150, b"v" * 1000):
