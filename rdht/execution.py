@@ -29,7 +29,8 @@ class Outcome(StrEnum):
     UNKNOWN = "unknown"
 
 
-_NONE = Reason.NONE
+_NONE, _GET = Reason.NONE, Operation.GET
+_MOVED = {Reason.STALE_EPOCH, Reason.SYNCING}
 _ABSENT = {Reason.SYNCING, Reason.STOPPING}
 _CONFLICTS = {Reason.BUSY, Reason.OVERLOADED, Reason.VETOED}
 _FINAL = {
@@ -77,6 +78,9 @@ class Execution:
         self.conflicts = 0
         self.is_unsettled = False
         self.failed: Result | None = None  # the condition that did not hold
+        # A get of one replica needs no locks.
+        is_get = len(commands) == 1 and commands[0].operation is _GET
+        self.reads_one = is_get and not profile.locks_gets
         self._ring = ring
         self._profile = profile
         self._epochs = epochs
@@ -86,16 +90,10 @@ class Execution:
         self._coordinator: Coordinator | None = None
 
     @property
-    def reads_one(self) -> bool:
-        """Whether the command is a get of one replica, which needs no locks."""
-        is_get = len(self.commands) == 1 and self.commands[0].operation is Operation.GET
-        return is_get and not self._profile.locks_gets
-
-    @property
     def servers(self) -> tuple[str, ...]:
         """The servers that take part, which must be connected BEFORE the first is asked."""
         if self.reads_one:
-            return self._ring.replicas(self.commands[0].key)[self._choice :][:1]
+            return (self._ring.replicas(self.commands[0].key)[self._choice],)
         replicas = [self._ring.replicas(command.key) for command in self.commands]
         return tuple(dict.fromkeys(server for pair in replicas for server in pair))
 
@@ -114,17 +112,18 @@ class Execution:
         self._attempt += 1
         self.due_s = None
         name = Name(self.client, self.sequence, self._attempt)
-        profile = self._profile
         if self.reads_one:
             asked = plan_read(name, self.commands[0], self._ring, self._epochs, choice)
+            self._coordinator = Coordinator(asked)
         else:
+            profile = self._profile
             flags = profile.request_flags | (Flag.QUEUE if self._ordered else 0)
             asked = plan(name, self.commands, self._ring, self._epochs, flags)
-        self._coordinator = Coordinator(
-            asked,
-            ordered=self._ordered,
-            await_done=profile.awaits_done or len(self.commands) > 1,
-        )
+            self._coordinator = Coordinator(
+                asked,
+                ordered=self._ordered,
+                await_done=profile.awaits_done or len(self.commands) > 1,
+            )
         return self._coordinator.start()
 
     def results(self) -> list[Result]:
@@ -146,10 +145,12 @@ class Execution:
         """Take a server's answer, unless it is to an attempt before."""
         if message.name.attempt != self._attempt or self.due_s is not None:
             return []
-        out = self._running.receive(server, message)
-        if message.reason in {Reason.STALE_EPOCH, Reason.SYNCING}:
+        coordinator = self._running
+        out = coordinator.receive(server, message)
+        if message.reason in _MOVED:
             self._epochs[message.range] = max(message.epoch, self._epochs.get(message.range, 0))
-        self._judge(now_s, jitter)
+        if coordinator.is_over:
+            self._judge(now_s, jitter)
         return out
 
     def lost(

@@ -19,7 +19,7 @@ from rdht.limits import RESOLVE_RETRY_S
 from rdht.locks import Locks
 from rdht.machine import Machine
 from rdht.memory import Memory
-from rdht.messages import Flag, Message, Name, Operation, Outgoing, Reason, Status
+from rdht.messages import Flag, Message, Name, Operation, Outgoing, Reason, Status, new_message
 from rdht.replica import ABSENT, Copy, Mode, Replica
 from rdht.resolution import Resolution
 from rdht.ring import Replicas
@@ -31,10 +31,10 @@ from rdht.write_ahead import WriteAhead, epoch_of
 _REQUEST, _PROCEED, _READ = Status.REQUEST, Status.PROCEED, Status.READ
 _DONE, _DONE_NOTHING = Status.DONE, Status.DONE_NOTHING
 _NO_REASON, _BUSY = Reason.NONE, Reason.BUSY
+_QUEUE = int(Flag.QUEUE)
 _MANY, _GET = Operation.MANY, Operation.GET
 _GRANTED, _PROCEEDED = Event.REQUEST_GRANTED, Event.PROCEED
 _PREPARED = State.PREPARED
-_message = Message._make
 
 
 class Participant:
@@ -170,7 +170,7 @@ class Participant:
         reason, number, epoch = self._why_not(tx)
         if reason is _NO_REASON:
             event = _GRANTED if tx.stage(self.replicas) else Event.REQUEST_REFUSED
-        elif reason is _BUSY and message.flags & Flag.QUEUE:
+        elif reason is _BUSY and message.flags & _QUEUE:
             event = Event.REQUEST_QUEUED
         else:
             tx.refuse(reason, number=number, epoch=epoch)
@@ -218,7 +218,7 @@ class Participant:
         value, version = replica.table.get(key, ABSENT)
         status = _DONE_NOTHING if value is None else _DONE
         answer = (status, message.name, _GET, _NO_REASON, 0, 0, 0, version, b"", value or b"")
-        out.append((message.name.client, _message(answer)))
+        out.append((message.name.client, new_message(answer)))
 
     # Decisions.
 

@@ -202,14 +202,15 @@ class Session:
         )
 
     def _begin(self, execution: Execution) -> None:
-        for server in execution.servers:  # all of them BEFORE the first is asked
-            if server not in self._connections:
-                try:
-                    self._connect(server, RECONNECT_TIMEOUT_S)
-                except NetworkError as error:
-                    execution.postpone(str(error), time.monotonic(), self._jitter_reconnect)
-                    self._settle(execution)
-                    return
+        if len(self._connections) < len(self._roster.servers):
+            for server in execution.servers:  # all of them BEFORE the first is asked
+                if server not in self._connections:
+                    try:
+                        self._connect(server, RECONNECT_TIMEOUT_S)
+                    except NetworkError as error:
+                        execution.postpone(str(error), time.monotonic(), self._jitter_reconnect)
+                        self._settle(execution)
+                        return
         if self._lost_ranges and not self._lost_ranges.isdisjoint(execution.ranges):
             execution.refuse(Reason.LOST)
             self._settle(execution)
@@ -447,7 +448,7 @@ class Session:
 
 def _check(commands: Sequence[Command], keys: list[bytes]) -> None:
     """Raise ValueError for what no server would take."""
-    if not 0 < len(set(keys)) == len(keys) <= MAX_KEYS:
+    if len(keys) != 1 and not 0 < len(set(keys)) == len(keys) <= MAX_KEYS:
         why = f"a command on {len(keys)} keys; allowed are 1 to {MAX_KEYS}, each once"
         raise ValueError(why)
     if len(commands) > 1:

@@ -36,7 +36,8 @@ from rdht.roster import ServerAddress
 from rdht.traffic import Traffic
 
 # tcpi_data_segs_in and tcpi_data_segs_out of struct tcp_info in linux/tcp.h, since Linux 4.6.
-_SILENT = int(Flag.SILENT)  # Python takes an enum's `&` for 0.3 us
+# Python takes 0.3 us for an enum's `&`, and 0.2 us to look a member up.
+_SILENT, _ERROR = int(Flag.SILENT), Status.ERROR
 _TCP_INFO = struct.Struct("=152xII")
 
 
@@ -175,7 +176,6 @@ class ClientConnection:
         self.owed = 0  # answers
         self._awaited = 0  # answers that were owed at `_since_s`
         self._since_s = 0.0
-        self._buffer = memoryview(bytearray(RECEIVE_BYTES))
         self._decoder = Decoder()
         self._packer = Packer()
         self.traffic = Traffic(self._packer.tally, self._decoder.tally)
@@ -245,9 +245,10 @@ class ClientConnection:
 
     def flush(self) -> None:
         """Send what is queued; ConnectionLostError or DeadlineError if that is not to be had."""
-        data = self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent)
-        self._unsent.clear()
-        self._count_wait()
+        unsent, self._unsent = self._unsent, []
+        if self.owed != self._awaited:
+            self._count_wait()
+        data = unsent[0] if len(unsent) == 1 else b"".join(unsent)
         try:
             self._socket.sendall(data)
         except BlockingIOError as error:
@@ -281,15 +282,15 @@ class ClientConnection:
             if self._last_words:
                 raise ConnectionLostError(self._last_words)
             try:
-                received = self._socket.recv_into(self._buffer)
+                data = self._socket.recv(RECEIVE_BYTES)
             except BlockingIOError:
                 return []
             except OSError as error:
                 raise self._lost(error) from error
-            if not received:
+            if not data:
                 raise self._lost(None)
-            messages = self._decoder.feed(bytes(self._buffer[:received]))
-            if messages and messages[-1].status is Status.ERROR:
+            messages = self._decoder.feed(data)
+            if messages and messages[-1].status is _ERROR:
                 self._last_words = messages.pop().value.decode(errors="replace")
         self.owed = max(0, self.owed - len(messages))
         self._count_wait()
@@ -393,19 +394,19 @@ class ServerConnection:
         self._decoder.max_frame_bytes = MAX_FRAME_BYTES
         self.hello, self.sender = hello, hello.sender
 
-    def read(self, buffer: memoryview) -> list[Message]:
-        """Return what arrived, read through `buffer`; ConnectionLostError at the stream's end."""
+    def read(self) -> list[Message]:
+        """Return what arrived; ConnectionLostError at the stream's end."""
         try:
-            received = self._socket.recv_into(buffer)
+            data = self._socket.recv(RECEIVE_BYTES)
         except BlockingIOError:
             return []
         except OSError as error:
             raise ConnectionLostError(error.strerror) from error
-        if not received:
+        if not data:
             why = "closed by the client"
             raise ConnectionLostError(why)
-        self.bytes_received += received
-        return self._decoder.feed(bytes(buffer[:received]))
+        self.bytes_received += len(data)
+        return self._decoder.feed(data)
 
     def write(self, messages: Iterable[Message]) -> None:
         """Send as much as the socket takes now, and the rest when it takes more."""

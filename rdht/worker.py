@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from rdht.errors import RdhtError
-from rdht.limits import HOUSEKEEPING_S, RECEIVE_BYTES
+from rdht.limits import HOUSEKEEPING_S
 from rdht.messages import Message, Status
 from rdht.transport import ServerConnection
 
@@ -34,7 +34,6 @@ class Worker(threading.Thread):
         self._ended = ended
         self._epoll = select.epoll()
         self._stopping = False
-        self._buffer = memoryview(bytearray(RECEIVE_BYTES))
         self._closed_bytes = [0, 0]  # received and sent by connections that are closed
         self._closed_messages: Counter[Status] = Counter()
 
@@ -91,7 +90,7 @@ class Worker(threading.Thread):
         self._epoll.close()
 
     def _serve(self, connection: ServerConnection) -> None:
-        messages = connection.read(self._buffer)
+        messages = connection.read()
         if messages:
             self._take(connection, messages)
 

@@ -174,11 +174,6 @@ def pair(listener: socket.socket) -> Iterator[Pair]:
         connection.close()
 
 
-@pytest.fixture
-def buffer() -> memoryview:
-    return memoryview(bytearray(RECEIVE_BYTES))
-
-
 def received_from(client: socket.socket, count: int) -> list[Message]:
     decoder = Decoder()
     messages: list[Message] = []
@@ -189,15 +184,15 @@ def received_from(client: socket.socket, count: int) -> list[Message]:
     return messages
 
 
-def test_a_servers_connection_waits_for_nothing(pair: Pair, buffer: memoryview) -> None:
-    assert pair[0].read(buffer) == []
+def test_a_servers_connection_waits_for_nothing(pair: Pair) -> None:
+    assert pair[0].read() == []
 
 
 def welcome(connection: ServerConnection, hello: Hello = HELLO) -> None:
     connection.welcome(hello, {})
 
 
-def test_a_server_reads_messages_that_are_cut_anywhere(pair: Pair, buffer: memoryview) -> None:
+def test_a_server_reads_messages_that_are_cut_anywhere(pair: Pair) -> None:
     connection, client = pair
     welcome(connection)
     message = Message(Status.REQUEST, Name(1, 1, 1), Operation.PUT, key=b"k", value=b"v" * 100_000)
@@ -208,7 +203,7 @@ def test_a_server_reads_messages_that_are_cut_anywhere(pair: Pair, buffer: memor
         end = min(begin + 10_000, len(data))
 
         def arrived(end: int = end) -> bool:
-            received.extend(connection.read(buffer))
+            received.extend(connection.read())
             return connection.bytes_received == end
 
         wait_until(arrived)
@@ -216,11 +211,11 @@ def test_a_server_reads_messages_that_are_cut_anywhere(pair: Pair, buffer: memor
     assert received == [message, message]
 
 
-def test_a_long_frame_before_the_welcome_is_refused(pair: Pair, buffer: memoryview) -> None:
+def test_a_long_frame_before_the_welcome_is_refused(pair: Pair) -> None:
     connection, client = pair
     client.sendall(encode(Message(Status.HELLO, value=bytes(MAX_HANDSHAKE_BYTES)))[:60])
     with pytest.raises(RemoteProtocolError, match=f"allowed are .* to {MAX_HANDSHAKE_BYTES}"):
-        wait_until(lambda: bool(connection.read(buffer)))
+        wait_until(lambda: bool(connection.read()))
 
 
 def test_a_server_pads_its_answers_as_the_client_asked(pair: Pair) -> None:
@@ -311,16 +306,14 @@ def test_nothing_is_written_to_a_closed_connection(pair: Pair) -> None:
     assert client.recv(1) == b""
 
 
-def test_the_end_of_a_clients_stream_is_told_after_what_came_before(
-    pair: Pair, buffer: memoryview
-) -> None:
+def test_the_end_of_a_clients_stream_is_told_after_what_came_before(pair: Pair) -> None:
     connection, client = pair
     client.sendall(encode(Message(Status.STATS)))
     client.close()
     received: list[Message] = []
 
     def read() -> bool:
-        received.extend(connection.read(buffer))
+        received.extend(connection.read())
         return False
 
     with pytest.raises(ConnectionLostError, match="closed by the client"):
@@ -333,11 +326,11 @@ def reset(client: socket.socket) -> None:
     client.close()
 
 
-def test_a_reset_by_the_client_is_told_to_the_reader(pair: Pair, buffer: memoryview) -> None:
+def test_a_reset_by_the_client_is_told_to_the_reader(pair: Pair) -> None:
     connection, client = pair
     reset(client)
     with pytest.raises(ConnectionLostError, match="reset by peer"):
-        wait_until(lambda: bool(connection.read(buffer)))
+        wait_until(lambda: bool(connection.read()))
 
 
 def test_a_reset_by_the_client_is_told_to_the_writer(pair: Pair) -> None:
@@ -352,12 +345,12 @@ def test_a_reset_by_the_client_is_told_to_the_writer(pair: Pair) -> None:
         wait_until(write)
 
 
-def test_hanging_up_ends_the_stream_for_both(pair: Pair, buffer: memoryview) -> None:
+def test_hanging_up_ends_the_stream_for_both(pair: Pair) -> None:
     connection, client = pair
     connection.hang_up()
     assert client.recv(1) == b""
     with pytest.raises(ConnectionLostError, match="closed by the client"):
-        connection.read(buffer)
+        connection.read()
     client.close()
     connection.hang_up()  # once more, on a stream that is gone
 
