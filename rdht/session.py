@@ -6,7 +6,7 @@ import os
 import random
 import select
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rdht import log
 from rdht.coordinator import Command
@@ -56,6 +56,7 @@ class Session:
         self.on_end: Callable[[Execution], None] | None = None  # told of each command's end
         self.lost: dict[str, RdhtError] = {}  # servers, and how each was lost last
         self.conflicts = 0  # attempts that another transaction's lock refused
+        self.changes = 0  # how often a connection was opened or closed
         self._roster = servers
         self._ring = ring
         self._profile = profile
@@ -102,6 +103,25 @@ class Session:
         """How many connections are open."""
         return len(self._connections)
 
+    @property
+    def descriptors(self) -> list[int]:
+        """Those of the open connections."""
+        return list(self._by_descriptor)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all connections are open, so that nothing it does waits for one."""
+        return (
+            len(self._connections) == len(self._roster.servers)
+            and not self._must_renew
+            and not self._closed
+        )
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether commands are in flight."""
+        return bool(self._running)
+
     def traffic(self) -> dict[str, Traffic]:
         """Return what went to and from each server so far."""
         servers = [server.name for server in self._roster.servers]
@@ -131,7 +151,7 @@ class Session:
         """Carry out commands, as one if they are several, and wait until they have ended."""
         execution = self.submit(commands)
         while execution.outcome is None:
-            self._turn()
+            self.turn()
         if not self._running:
             self._flush()  # no next frame is about to carry the last news
         return execution
@@ -146,8 +166,8 @@ class Session:
         keys = [command.key for command in commands]
         _check(commands, keys)
         running = self._running
-        while len(running) >= window or (running and self._must_wait(keys)):
-            self._turn()
+        while running and not self.has_room(keys, window):
+            self.turn()
         if self._closed:
             why = "the session is closed"
             raise AbortedError(why, self.lost)
@@ -179,26 +199,24 @@ class Session:
     def drain(self) -> None:
         """Wait until all commands in flight have ended, and send all news."""
         while self._running:
-            self._turn()
+            self.turn()
         self._flush()
-
-    def wait_until(self, time_s: float) -> None:
-        """Take what arrives until a time (monotonic); it does not oversleep as a poll does."""
-        while time.monotonic() < time_s and not self._closed:
-            self._turn(time_s)
 
     def wait(self, execution: Execution) -> None:
         """Wait until one command has ended."""
         while execution.outcome is None:
-            self._turn()
+            self.turn()
 
-    def _must_wait(self, keys: list[bytes]) -> bool:
-        """Return whether a command must wait for one before it, whatever the window."""
-        oldest = next(iter(self._running))
+    def has_room(self, keys: Iterable[bytes], window: int = 1) -> bool:
+        """Return whether a command on these keys need not wait for one before it."""
+        running = self._running
+        if not running:
+            return True
         return (
-            self._must_renew
-            or self._sequence + 2 - oldest >= MAX_WINDOW
-            or any(key in self._keys for key in keys)
+            len(running) < window
+            and not self._must_renew
+            and self._sequence + 2 - next(iter(running)) < MAX_WINDOW
+            and not any(key in self._keys for key in keys)
         )
 
     def _begin(self, execution: Execution) -> None:
@@ -240,12 +258,24 @@ class Session:
 
     # One turn: send, wait for something, take it.
 
-    def _turn(self, until_s: float | None = None) -> None:
+    def act(self) -> float:
+        """Send what is queued and do what is due; return how long (s) until something else is."""
         self._flush()
-        timeout_s = CLIENT_TICK_S
-        if self._reconnect_s or self._paused or self._closed:
-            timeout_s = self._act_on_time()
-            self._flush()
+        if not (self._reconnect_s or self._paused or self._closed):
+            return CLIENT_TICK_S
+        timeout_s = self._act_on_time()
+        self._flush()
+        return timeout_s
+
+    def take(self, descriptor: int) -> None:
+        """Take what has arrived on a connection, unless it was closed meanwhile."""
+        connection = self._by_descriptor.get(descriptor)
+        if connection is not None:
+            self._receive(connection)
+
+    def turn(self, until_s: float | None = None) -> None:
+        """Act, and wait for what arrives: for a while, but not past `until_s` (monotonic)."""
+        timeout_s = self.act()
         if until_s is not None:
             timeout_s = max(0.0, min(timeout_s, until_s - time.monotonic()))
             ready = select.select(list(self._by_descriptor), [], [], timeout_s)[0]
@@ -254,10 +284,9 @@ class Session:
         else:
             ready = [descriptor for descriptor, _ in self._poll.poll(timeout_s * 1000)]
         for descriptor in ready:
-            if descriptor in self._by_descriptor:
-                self._receive(self._by_descriptor[descriptor])
+            self.take(descriptor)
         if not ready:
-            self._end_overdue()
+            self.end_overdue()
 
     def _receive_owed(self) -> bool:
         """Take what one connection that owes answers has, without asking which has any."""
@@ -279,7 +308,7 @@ class Session:
                 execution.give_up()
                 self._settle(execution)
             return 0.0
-        self._end_overdue()
+        self.end_overdue()
         now_s = time.monotonic()
         for server, reconnect_s in list(self._reconnect_s.items()):
             if reconnect_s <= now_s:
@@ -293,7 +322,8 @@ class Session:
                 self._begin(execution)
         return max(0.0, min(next_s) - now_s)
 
-    def _end_overdue(self) -> None:
+    def end_overdue(self) -> None:
+        """End the commands whose time is up."""
         now_s = time.monotonic()
         for execution in list(self._running.values()):
             if execution.deadline_s <= now_s:
@@ -308,7 +338,7 @@ class Session:
             return
         if not messages:
             connection.owed = 0  # or so it seems: look at all connections next
-            self._end_overdue()
+            self.end_overdue()
         for message in messages:
             execution = self._running.get(message.name.sequence)
             if execution is None or message.name.client != self._incarnation:
@@ -365,7 +395,7 @@ class Session:
                 self._connect(server, RECONNECT_TIMEOUT_S)
             except NetworkError:
                 self._reconnect_s[server] = now_s + RECONNECT_PAUSE_S
-                self._end_overdue()
+                self.end_overdue()
 
     # Connections.
 
@@ -397,6 +427,7 @@ class Session:
             why = f"{server} had forgotten this client"
             raise NetworkError(why)
         self.lost.pop(server, None)
+        self.changes += 1
         self._connections[server] = connection
         self._by_descriptor[connection.fileno()] = connection
         self._poll.register(connection.fileno(), select.POLLIN)
@@ -430,6 +461,7 @@ class Session:
         connection = self._connections.pop(server, None)
         if connection is None:
             return
+        self.changes += 1
         self._unflushed.pop(server, None)
         del self._by_descriptor[connection.fileno()]
         self._poll.unregister(connection.fileno())

@@ -17,7 +17,7 @@ import random
 import string
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from rdht import ycsb
 from rdht.coordinator import Command
 from rdht.errors import ConfigurationError, DeadlineError, RdhtError
 from rdht.execution import Execution, Outcome
+from rdht.loop import Loop, Programme
 from rdht.messages import Operation
 from rdht.profiles import PROFILES
 from rdht.records import ClientRecord, Histogram, Second, ThreadRecord
@@ -172,24 +173,23 @@ class ClientProcess:
             raise ConfigurationError(why)
         warmup_s = self._parameters.warmup_s
         start_s = time.monotonic() + ahead_s + warmup_s
-        threads = [
-            threading.Thread(target=self._run_thread, args=(start_s, *pair), daemon=True)
-            for pair in zip(self._sessions, self._records, strict=True)
-        ]
-        for thread in threads:
-            thread.start()
+        loop = Loop(
+            (session, self._programme(start_s, session, record))
+            for session, record in zip(self._sessions, self._records, strict=True)
+        )
+        thread = threading.Thread(target=loop.run, daemon=True)
+        thread.start()
         next_s = start_s + PROGRESS_INTERVAL_S
         seconds: list[Second] = []
         before = Second()
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(max(_POLL_S, next_s - time.monotonic()))
-                if time.monotonic() >= next_s:
-                    so_far = self._so_far(start_s)
-                    seconds.append(so_far.since(before))
-                    before = so_far
-                    report(self._progress(so_far, next_s - start_s))
-                    next_s += PROGRESS_INTERVAL_S
+        while thread.is_alive():
+            thread.join(max(_POLL_S, next_s - time.monotonic()))
+            if time.monotonic() >= next_s:
+                so_far = self._so_far(start_s)
+                seconds.append(so_far.since(before))
+                before = so_far
+                report(self._progress(so_far, next_s - start_s))
+                next_s += PROGRESS_INTERVAL_S
         seconds.append(self._so_far(start_s).since(before))
         for session in self._sessions:
             session.close()
@@ -229,22 +229,28 @@ class ClientProcess:
             "latency_us_p99": so_far.latency.percentile(99),
         }
 
-    def _run_thread(self, start_s: float, session: Session, record: ThreadRecord) -> None:
+    def _programme(self, start_s: float, session: Session, record: ThreadRecord) -> Programme:
+        """Run one thread, from its warm-up to its record."""
         parameters, thread = self._parameters, record.thread
         begin_s = start_s - parameters.warmup_s
-        self._stop.wait(max(0.0, begin_s - time.monotonic()))
+        while time.monotonic() < begin_s and not self._stop.is_set():
+            yield begin_s
         record.started_s = max(0.0, time.monotonic() - start_s)
         session.on_end = functools.partial(_count, record, start_s)
         try:
             if begin_s < start_s:  # with commands of its own, which are in flight when it ends
                 try:
                     stream = f"{self._name}/warm-up"
-                    self._loop(session, thread, stream, (begin_s, start_s), begin_s)
+                    yield from self._commands(session, thread, stream, (begin_s, start_s), begin_s)
                 finally:
                     self._before[thread] = (session.conflicts, session.traffic())
             end_s = math.inf if parameters.duration_s is None else start_s + parameters.duration_s
-            record.not_begun = self._loop(session, thread, self._name, (start_s, end_s))
-            session.drain()
+            record.not_begun = yield from self._commands(
+                session, thread, self._name, (start_s, end_s)
+            )
+            while session.is_busy:
+                yield None
+            session.drain()  # what is left to be sent
         except RdhtError as error:
             _logger.error("%s", error)  # noqa: TRY400 - the text says it all
             self._errors.append(str(error))
@@ -263,14 +269,14 @@ class ClientProcess:
         before = self._before[thread]
         return self._sessions[thread].conflicts - before[0] if before else 0
 
-    def _loop(
+    def _commands(
         self,
         session: Session,
         thread: int,
         stream: str,
         span: tuple[float, float],
         stamp_s: float | None = None,
-    ) -> int:
+    ) -> Generator[float | None, None, int]:
         """Begin the commands of a stream between two times; return how many were due and were not.
 
         `stamp_s` marks them as begun then; without, they are what is limited to a number.
@@ -283,9 +289,12 @@ class ClientProcess:
         while (now_s := time.monotonic()) < end_s and begun != limit and not self._stop.is_set():
             intended_s = pace.begin_s(begun) if pace else stamp_s
             if pace and intended_s and now_s < intended_s:
-                session.wait_until(min(intended_s, end_s, now_s + _POLL_S))
+                yield min(intended_s, end_s)
                 continue
-            session.submit((next(commands),), parameters.window, intended_s)
+            command = next(commands)
+            while not session.has_room((command.key,), parameters.window):
+                yield None
+            session.submit((command,), parameters.window, intended_s)
             begun += 1
         if pace and limit is None and not self._stop.is_set():
             return pace.due(end_s) - begun

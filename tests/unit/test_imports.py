@@ -42,6 +42,7 @@ LAYERS = [
     "rdht.link",
     "rdht.worker",
     "rdht.session",
+    "rdht.loop",
     "rdht.client",
     "rdht.server",
     "rdht.ycsb",

@@ -110,8 +110,11 @@ class SlowSession:
             )
         )
 
-    def wait_until(self, time_s: float) -> None:
-        time.sleep(max(0.0, time_s - time.monotonic()))  # as a session with nothing to take
+    def has_room(self, _keys: tuple[bytes], _window: int) -> bool:
+        return True
+
+    def turn(self, until_s: float) -> None:
+        time.sleep(max(0.0, until_s - time.monotonic()))  # as a session with nothing to take
 
     def drain(self) -> None:
         """All have ended."""
@@ -119,6 +122,7 @@ class SlowSession:
     close = drain
 
     conflicts = connections = 0
+    is_whole = is_busy = False
 
     def traffic(self) -> dict[str, Traffic]:
         return {}
