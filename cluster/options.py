@@ -39,7 +39,7 @@ def option(default: Any, text: str) -> Any:
 class ServerOptions:
     """What every server is started with; each field is an option of `start-servers`."""
 
-    workers: int = option(8, "threads of each server, each with its own share of the connections")
+    workers: int = option(1, "threads of each server, each with its own share of the connections")
     trace: bool = option(False, "log every message")
     durable: bool = option(False, "keep on disk whatever is promised, until fab clean")
 

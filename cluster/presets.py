@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from cluster.errors import UsageError
-from cluster.options import ClientOptions
+from cluster.options import ClientOptions, ServerOptions
 
 _TRACED = {"commands": 20, "warmup": 0.0, "trace": True}  # a line a message is what they are for
 # What each chooses. A server of the original's stood alone in three of them; here the copy of each
@@ -30,7 +30,12 @@ def applied(
         why = f"--preset {name} is none of {NAMES}"
         raise UsageError(why)
     chosen = PRESETS[name]
-    usual = {**vars(ClientOptions()), "servers": 0, "clients": 0, "workers": 8}
+    usual = {
+        **vars(ClientOptions()),
+        "servers": 0,
+        "clients": 0,
+        "workers": ServerOptions().workers,
+    }
     for option, value in {**vars(options), **counts}.items():
         if option in chosen and value != usual[option]:
             why = f"--preset {name} chooses --{option} itself: leave one of them out"

@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument(
         "--durable", type=Path, metavar="DIR", help="keep on disk here whatever is promised"
     )
-    server.add_argument("--workers", type=_count, default=8, metavar="N", help="(default 8)")
+    server.add_argument("--workers", type=_count, default=1, metavar="N", help="(default 1)")
 
     client = add("client", _run_client, "Run one client's share of an experiment.")
     add_process(client, "the client's name (default: this host's)", platform.node())

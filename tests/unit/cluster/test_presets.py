@@ -6,7 +6,7 @@ from cluster import presets
 from cluster.errors import UsageError
 from cluster.options import ClientOptions
 
-COUNTS = {"servers": 0, "clients": 0, "workers": 8}
+COUNTS = {"servers": 0, "clients": 0, "workers": 1}
 
 
 @pytest.mark.parametrize(
