@@ -10,6 +10,7 @@ from lab import holder, links, netns, wire
 _no_root = None if os.geteuid() == 0 else "only root may do it all and leave nothing"
 _missing = netns.missing() or _no_root
 _no_nft = None if shutil.which("nft", path=links.SEARCH_PATH) else "nft missing: nftables has it"
+_no_compiler = None if shutil.which("g++") else "g++ missing: Debian's g++ has it"
 _no_browser = next(
     (
         f"{program} missing: Debian's {package} has it"
@@ -31,4 +32,5 @@ NETNS = _needed(_missing)
 TAPS = _needed(_missing or wire.missing())
 USER_NAMESPACES = _needed(holder.missing())
 FAULTS = _needed(_missing or _no_nft)
+COMPILER = _needed(_no_compiler)
 CHROMIUM = _needed(_no_browser)
