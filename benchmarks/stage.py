@@ -97,7 +97,7 @@ class Stage:
                 stdout=file if out is None else out,
                 stderr=file,
                 text=True,
-                start_new_session=True,  # an interrupt is for table.py alone
+                process_group=0,  # an interrupt is for table.py alone
             )
         return _Process(host, log, popen)
 

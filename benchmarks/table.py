@@ -23,14 +23,17 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import memory
 from benchmarks.contenders import CONTENDERS, PEERS_PYTHON, Contender, Counted, Latency, Load
+from benchmarks.memory import Memory
 from benchmarks.stage import Stage, TrialError, Usage
 from cluster.command import ROOT, STATE
 from lab import netns
@@ -42,6 +45,9 @@ TRIAL = WORK / "trial"
 HOSTS = netns.addresses(5)
 THREADS = 8
 WARMUP_S = 1.0
+_MEMORY = "memory"
+_WIDTH = 118
+_YES_NO = {True: "reached", False: "missed"}
 
 
 class Figures(NamedTuple):
@@ -73,10 +79,12 @@ TARGETS = [
 ]
 
 
-def ratios(rounds: Iterable[Round], target: Target) -> list[float]:
+def ratios(
+    rounds: Iterable[Round], target: Target, figure: Callable[[Figures], float]
+) -> list[float]:
     """Return ours ÷ the best of the others of each round that has all of them."""
     return [
-        one[target.ours].counted.per_s / max(one[name].counted.per_s for name in target.others)
+        figure(one[target.ours]) / max(figure(one[name]) for name in target.others)
         for one in rounds
         if {target.ours, *target.others} <= one.keys()
     ]
@@ -114,10 +122,9 @@ def _sleep_until(unix_s: float) -> None:
 
 def show(rounds: list[Round], contenders: Iterable[Contender]) -> None:
     """Print what each has done: medians over the rounds."""
-    table = Table(
+    table = _table(
         *("system", "commands/s", "CPU µs", "messages", "packets"),
         *("get ms p50 / p99", "put ms p50 / p99"),
-        caption="CPU, messages, packets: a command",
     )
     notes: dict[str, list[str]] = {}
     for contender in contenders:
@@ -134,22 +141,45 @@ def show(rounds: list[Round], contenders: Iterable[Contender]) -> None:
             f"{statistics.median(trial.used.packets for trial in trials):.1f}",
             *(_latency([getattr(one, kind) for one in counted]) for kind in ("get", "put")),
         )
-    console = Console(width=118)
-    console.print(table)
-    for lacks, titles in notes.items():
-        console.print(f"{'; '.join(titles)}: {lacks}.")
+    _print(table, *(f"{', '.join(titles)}: {lacks}." for lacks, titles in notes.items()))
 
 
-def show_targets(rounds: list[Round]) -> None:
+def show_targets(rounds: list[Round], memory: Memory | None) -> None:
     """Print what was to be reached, and what was."""
-    table = Table("ratio, within a round", "at least", "measured", "")
+    table = _table("ratio within a round", "target", "commands/s", "", "1 ÷ CPU")
     for target in TARGETS:
-        if found := ratios(rounds, target):
-            reached = "yes" if statistics.median(found) >= target.at_least else "no"
-            goal = f"{target.at_least:g}"
-            table.add_row(target.title, goal, _spread(found, ".2f"), reached)
+        if found := ratios(rounds, target, _per_s):
+            reached = statistics.median(found) >= target.at_least
+            table.add_row(
+                *(target.title, f"≥ {target.at_least:g}", _spread(found, ".2f"), _YES_NO[reached]),
+                _spread(ratios(rounds, target, _per_cpu), ".2f"),
+            )
+    if memory:
+        measured = f"{memory.ratio:.2f} ({memory.ours:.0f} ÷ {memory.redis:.0f} bytes)"
+        table.add_row("memory a key ÷ Redis", "≤ 1", measured, _YES_NO[memory.ratio <= 1])
+    _print(table, "1 ÷ CPU: the same by the CPU of a command, which a busy machine changes less.")
+
+
+def _per_s(figures: Figures) -> float:
+    return figures.counted.per_s
+
+
+def _per_cpu(figures: Figures) -> float:
+    return 1 / figures.used.cpu_us
+
+
+def _table(*heads: str) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True)
+    for head in heads:
+        table.add_column(head, no_wrap=True)
+    return table
+
+
+def _print(table: Table, *notes: str) -> None:
     if table.row_count:
-        Console(width=118).print(table)
+        console = Console(width=_WIDTH)
+        for each in (table, *notes):
+            console.print(each)
 
 
 def _spread(values: list[float], style: str) -> str:
@@ -205,12 +235,7 @@ def _file_system() -> str:
 
 def main() -> None:
     """Measure, print two tables, and keep all figures."""
-    names = [contender.name for contender in CONTENDERS]
-    parser = argparse.ArgumentParser(description="Time our table beside others.")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0, help="that count (default 4)")
-    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME")
-    options = parser.parse_args()
+    options = _options()
     if os.geteuid():
         sys.exit("only root may start programs on the lab's hosts: sudo .venv/bin/python …")
     if why := netns.missing():
@@ -219,26 +244,42 @@ def main() -> None:
     if _file_system() in ("tmpfs", "ramfs"):
         sys.exit(f"{WORK} is in memory: what is durable must be written to a disk")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
-    contenders = []
-    for contender in CONTENDERS:
-        if contender.name in options.only:
-            if why := contender.missing():
-                sys.stderr.write(f"{contender.name} is left out: {why}\n")
-            else:
-                contenders.append(contender)
+    contenders = [one for one in CONTENDERS if one.name in options.only and _is_here(one)]
+    path = WORK / time.strftime("table-%Y%m%dT%H%M%S.json")
     rounds: list[Round] = []
     document = {"machine": _machine(), "disk": _file_system(), "options": vars(options)}
-    path = WORK / time.strftime("table-%Y%m%dT%H%M%S.json")
     with _lab():
-        for number in range(options.rounds):
+        for number in range(options.rounds if contenders else 0):
             turn = number % len(contenders)
             load = Load(THREADS, WARMUP_S, options.seconds, seed=number)
             rounds.append(run_round(contenders[turn:] + contenders[:turn], load))
             write_json(path, {**document, "rounds": [_plain(one) for one in rounds]})
             sys.stderr.write(f"round {number + 1} of {options.rounds}\n")
+    held = (
+        memory.measure(options.keys) if _MEMORY in options.only and not memory.missing() else None
+    )
     show(rounds, contenders)
-    show_targets(rounds)
+    show_targets(rounds, held)
     sys.stderr.write(f"all figures: {path.relative_to(ROOT)}\n")
+
+
+def _options() -> argparse.Namespace:
+    names = [*(contender.name for contender in CONTENDERS), _MEMORY]
+    parser = argparse.ArgumentParser(description="Time our table beside others.")
+    parser.add_argument("--rounds", type=int, default=5, help="default 5")
+    parser.add_argument("--seconds", type=float, default=4.0, help="that count (default 4)")
+    parser.add_argument("--keys", type=int, default=memory.KEYS, help="whose memory is measured")
+    only = f"some of {', '.join(names)}"
+    parser.add_argument(
+        "--only", nargs="+", choices=names, default=names, metavar="NAME", help=only
+    )
+    return parser.parse_args()
+
+
+def _is_here(contender: Contender) -> bool:
+    if why := contender.missing():
+        sys.stderr.write(f"{contender.name} is left out: {why}\n")
+    return not why
 
 
 def _plain(found: Round) -> dict[str, Any]:
