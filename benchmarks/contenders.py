@@ -53,7 +53,7 @@ class Contender(ABC):
     """A system with a client: what it is called, and what it does not guarantee."""
 
     needs: tuple[str, ...] = ()  # programs
-    needs_peers = False
+    packages: tuple[str, ...] = ()  # in the peers' environment
 
     def __init__(self, name: str, title: str, lacks: str) -> None:
         """Take the name that is typed, the one that is shown, and what a reader must know."""
@@ -66,8 +66,10 @@ class Contender(ABC):
         programs = [program for program in self.needs if shutil.which(program) is None]
         if programs:
             return f"there is no {', '.join(programs)}"
-        if self.needs_peers and not PEERS_PYTHON.exists():
-            return f"there is no {PEERS_PYTHON.relative_to(ROOT)}"
+        if self.packages:
+            words = [str(PEERS_PYTHON), "-c", f"import {', '.join(self.packages)}"]
+            if not PEERS_PYTHON.exists() or subprocess.run(words, check=False).returncode:
+                return f"{PEERS_PYTHON.relative_to(ROOT)} has no {', '.join(self.packages)}"
         return None
 
     @abstractmethod
@@ -143,7 +145,6 @@ class Ours(Contender):
 class Peer(Contender):
     """A system with a Python client, which peers.py runs on each host."""
 
-    needs_peers = True
     messages = (2, 4)  # of a get and of a put
     ports: tuple[int, ...] = (_PORT,)
 
@@ -186,6 +187,7 @@ class Redis(Peer):
     """A server a host; the client writes to two."""
 
     needs: tuple[str, ...] = ("redis-server",)
+    packages = ("redis", "hiredis")
 
     def server(self, stage: Stage, host: str, port: int) -> list[str]:
         """Return a server that keeps nothing on disk."""
@@ -229,6 +231,7 @@ class Memcached(Peer):
     """A server a host; the client writes to two."""
 
     needs = ("memcached",)
+    packages = ("pymemcache",)
 
     def server(self, stage: Stage, host: str, port: int) -> list[str]:
         """Return a server with room for all keys, so that it drops none."""
@@ -240,6 +243,7 @@ class Etcd(Peer):
     """A member a host, all of one cluster; a client asks the one on its host."""
 
     needs = ("etcd",)
+    packages = ("grpc",)  # etcd3 needs it
     messages = (2, 2)
 
     def server(self, stage: Stage, host: str, port: int) -> list[str]:
@@ -381,5 +385,5 @@ CONTENDERS: list[Contender] = [
         "is old",
     ),
     Memcached("memcached", "memcached, one by one", _APART),
-    Etcd("etcd", "etcd, JSON gateway", "linearizable, on five disks"),
+    Etcd("etcd", "etcd, gRPC", "linearizable, on five disks"),
 ]

@@ -103,19 +103,24 @@ class Stage:
 
     def run(self, words: list[str]) -> str:
         """Run a command of the operator's to its end; return what it printed."""
-        with self._at_the_operator():
-            done = subprocess.run(
-                words,
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=_READY_TIMEOUT_S,
-                check=False,
-            )
+        asked = " ".join(words[:4])
+        try:
+            with self._at_the_operator():
+                done = subprocess.run(
+                    words,
+                    cwd=ROOT,
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    text=True,
+                    timeout=_READY_TIMEOUT_S,
+                    check=False,
+                )
+        except subprocess.TimeoutExpired as error:
+            why = f"{asked} …: no end within {_READY_TIMEOUT_S:.0f} s"
+            raise TrialError(why) from error
         if done.returncode:
             said = (done.stderr or done.stdout)[-_LONGEST_TAIL:].strip()
-            why = f"{' '.join(words[:4])} … failed:\n{said}"
+            why = f"{asked} … failed:\n{said}"
             raise TrialError(why)
         return done.stdout
 

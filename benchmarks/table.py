@@ -8,7 +8,7 @@ once, in another order each time, with servers that hold nothing yet. Ratios are
 round, so that a busy machine slows both sides. The peers are installed by
 
     apt-get install redis-server memcached etcd-server
-    python3 -m venv .rdht/peers && .rdht/peers/bin/pip install redis hiredis pymemcache
+    python3 -m venv .rdht/peers && .rdht/peers/bin/pip install redis hiredis pymemcache etcd3
 
 and left out with a line where they are missing. CPU is that of all servers and clients; messages
 are what clients ask and are answered; packets are what the hosts' cards send, servers' own
@@ -16,6 +16,7 @@ included. All figures go to .rdht/benchmark/.
 """
 
 import argparse
+import fcntl
 import os
 import platform
 import signal
@@ -111,6 +112,9 @@ def _trial(contender: Contender, load: Load) -> Figures:
         _sleep_until(counted_from_s + load.seconds)
         used = stage.usage().since(before)
         counted = contender.count(stage)
+        if not counted.commands:
+            why = "its clients have not ended a single command"
+            raise TrialError(why)
     finally:
         stage.clear()
     return Figures(counted, used.a(counted.commands))
@@ -196,12 +200,17 @@ def _latency(rounds: list[Latency]) -> str:
 @contextmanager
 def _lab() -> Iterator[None]:
     """Have the lab up meanwhile; what a killed run has left goes first."""
-    netns.down(LAB)
-    netns.up(LAB, HOSTS)
-    try:
-        yield
-    finally:
+    with (WORK / "lock").open("w", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"another run is using {LAB}: wait for its end")
         netns.down(LAB)
+        netns.up(LAB, HOSTS)
+        try:
+            yield
+        finally:
+            netns.down(LAB)
 
 
 def _machine() -> dict[str, Any]:
@@ -243,21 +252,27 @@ def main() -> None:
     WORK.mkdir(parents=True, exist_ok=True)
     if _file_system() in ("tmpfs", "ramfs"):
         sys.exit(f"{WORK} is in memory: what is durable must be written to a disk")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
+    for sent in (signal.SIGINT, signal.SIGTERM):  # & would have the former ignored
+        signal.signal(sent, lambda *_: sys.exit("interrupted: the lab goes down"))
     contenders = [one for one in CONTENDERS if one.name in options.only and _is_here(one)]
     path = WORK / time.strftime("table-%Y%m%dT%H%M%S.json")
+    kept = {"machine": _machine(), "disk": _file_system(), "options": vars(options)}
     rounds: list[Round] = []
-    document = {"machine": _machine(), "disk": _file_system(), "options": vars(options)}
-    with _lab():
-        for number in range(options.rounds if contenders else 0):
-            turn = number % len(contenders)
-            load = Load(THREADS, WARMUP_S, options.seconds, seed=number)
-            rounds.append(run_round(contenders[turn:] + contenders[:turn], load))
-            write_json(path, {**document, "rounds": [_plain(one) for one in rounds]})
-            sys.stderr.write(f"round {number + 1} of {options.rounds}\n")
-    held = (
-        memory.measure(options.keys) if _MEMORY in options.only and not memory.missing() else None
-    )
+
+    def keep(**more: object) -> None:
+        write_json(path, {**kept, "rounds": [_plain(one) for one in rounds], **more})
+
+    if contenders:
+        with _lab():
+            for number in range(options.rounds):
+                turn = number % len(contenders)
+                load = Load(THREADS, WARMUP_S, options.seconds, seed=number)
+                rounds.append(run_round(contenders[turn:] + contenders[:turn], load))
+                keep()
+                sys.stderr.write(f"round {number + 1} of {options.rounds}\n")
+    held = _memory(options.keys) if _MEMORY in options.only else None
+    if held:
+        keep(memory=held._asdict())
     show(rounds, contenders)
     show_targets(rounds, held)
     sys.stderr.write(f"all figures: {path.relative_to(ROOT)}\n")
@@ -274,6 +289,13 @@ def _options() -> argparse.Namespace:
         "--only", nargs="+", choices=names, default=names, metavar="NAME", help=only
     )
     return parser.parse_args()
+
+
+def _memory(keys: int) -> Memory | None:
+    if why := memory.missing():
+        sys.stderr.write(f"{_MEMORY} is left out: {why}\n")
+        return None
+    return memory.measure(keys)
 
 
 def _is_here(contender: Contender) -> bool:
