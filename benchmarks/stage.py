@@ -36,9 +36,15 @@ class Usage(NamedTuple):
     What a card sends counts, so a packet counts once, and a host's messages to itself do not.
     """
 
-    cpu_us: float
+    server_cpu_us: float
+    client_cpu_us: float
     packets: float
     bytes: float
+
+    @property
+    def cpu_us(self) -> float:
+        """CPU time of both sides."""
+        return self.server_cpu_us + self.client_cpu_us
 
     def since(self, before: Self) -> "Usage":
         """Return what was used since `before`."""
@@ -169,12 +175,11 @@ class Stage:
 
     def usage(self) -> Usage:
         """Ask the kernel; who has ended is still counted, since nobody has waited for it."""
-        processes = [*self._servers, *self._clients]
         packets, size = 0, 0
         for one in {server.host: server for server in self._servers}.values():
             more = _sent(one.popen.pid)
             packets, size = packets + more[0], size + more[1]
-        return Usage(sum(_cpu_us(one.popen.pid) for one in processes), packets, size)
+        return Usage(_cpu_us(self._servers), _cpu_us(self._clients), packets, size)
 
     def wait_for_clients(self) -> list[str]:
         """Return what each client has printed when all have ended well."""
@@ -209,9 +214,13 @@ def _listens(address: str, port: int) -> bool:
     return True
 
 
-def _cpu_us(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S * 1e6  # utime and stime
+def _cpu_us(processes: list[_Process]) -> float:
+    ticks = 0
+    for one in processes:
+        stat = Path(f"/proc/{one.popen.pid}/stat").read_text(encoding="utf-8")
+        fields = stat.rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])  # utime and stime
+    return ticks / _TICKS_PER_S * 1e6
 
 
 def _sent(pid: int) -> tuple[int, int]:

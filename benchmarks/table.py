@@ -10,9 +10,9 @@ round, so that a busy machine slows both sides. The peers are installed by
     apt-get install redis-server memcached etcd-server
     python3 -m venv .rdht/peers && .rdht/peers/bin/pip install redis hiredis pymemcache etcd3
 
-and left out with a line where they are missing. CPU is that of all servers and clients; messages
-are what clients ask and are answered; packets are what the hosts' cards send, servers' own
-included. All figures go to .rdht/benchmark/.
+and left out with a line where they are missing. CPU is that of all servers and that of all
+clients; messages are what clients ask and are answered; packets are what the hosts' cards send,
+those between servers too. All figures go to .rdht/benchmark/.
 """
 
 import argparse
@@ -140,7 +140,10 @@ def show(rounds: list[Round], contenders: Iterable[Contender]) -> None:
         table.add_row(
             contender.title,
             _spread([one.per_s for one in counted], ",.0f"),
-            f"{statistics.median(trial.used.cpu_us for trial in trials):.0f}",
+            " + ".join(
+                f"{statistics.median(getattr(trial.used, side) for trial in trials):.0f}"
+                for side in ("server_cpu_us", "client_cpu_us")
+            ),
             f"{statistics.median(one.messages / one.commands for one in counted):.1f}",
             f"{statistics.median(trial.used.packets for trial in trials):.1f}",
             *(_latency([getattr(one, kind) for one in counted]) for kind in ("get", "put")),

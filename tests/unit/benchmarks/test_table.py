@@ -11,7 +11,7 @@ TARGET = Target("", "fast", ("redis", "redis-together"), 2.5)
 
 
 def figures(per_s: float) -> Figures:
-    return Figures(Counted(1, per_s, 2, 0, {}, {}), Usage(1 / per_s, 1, 100))
+    return Figures(Counted(1, per_s, 2, 0, {}, {}), Usage(1 / per_s, 0, 1, 100))
 
 
 def speeds(rounds: list[Round]) -> list[float]:
