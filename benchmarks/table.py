@@ -1,0 +1,318 @@
+"""Time our table beside what people would use instead, on the hosts of a netns lab of its own.
+
+    sudo .venv/bin/python -m benchmarks.table
+
+All run the same closed loop: on each of five hosts with links of 100 Mbit/s one server and one
+client of 8 threads; keys of four letters, 60 % gets, values 0 to 99 as text. A round runs each
+once, in another order each time, with servers that hold nothing yet. Ratios are taken within a
+round, so that a busy machine slows both sides. The peers are installed by
+
+    apt-get install redis-server memcached etcd-server
+    python3 -m venv .rdht/peers && .rdht/peers/bin/pip install redis hiredis pymemcache etcd3
+
+and left out with a line where they are missing. CPU is that of all servers and that of all
+clients; messages are what clients ask and are answered; packets are what the hosts' cards send,
+those between servers too. All figures go to .rdht/benchmark/.
+"""
+
+import argparse
+import fcntl
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import memory
+from benchmarks.contenders import CONTENDERS, PEERS_PYTHON, Contender, Counted, Latency, Load
+from benchmarks.memory import Memory
+from benchmarks.stage import Stage, TrialError, Usage
+from cluster.command import ROOT, STATE
+from lab import netns
+from rdht.records import write_json
+
+WORK = STATE / "benchmark"
+LAB = WORK / "lab"
+TRIAL = WORK / "trial"
+HOSTS = netns.addresses(5)
+THREADS = 8
+WARMUP_S = 1.0
+_MEMORY = "memory"
+_WIDTH = 118
+_YES_NO = {True: "reached", False: "missed"}
+
+
+class Figures(NamedTuple):
+    """One trial."""
+
+    counted: Counted
+    used: Usage  # a command
+
+
+Round = dict[str, Figures]  # by contender
+
+
+class Target(NamedTuple):
+    """What one contender is to reach, as a multiple of the best of others."""
+
+    title: str
+    ours: str
+    others: tuple[str, ...]
+    at_least: float
+
+
+TARGETS = [
+    Target("classic ÷ C++ of the original's design", "classic", ("yardstick",), 1.0),
+    Target("fast ÷ Redis, the better two writes", "fast", ("redis", "redis-together"), 2.5),
+    Target("fast ÷ Redis Cluster, WAIT 1", "fast", ("redis-cluster",), 5.0),
+    Target("fast ÷ memcached, two writes", "fast", ("memcached",), 1.2),
+    Target("fast, window 32 ÷ classic", "fast-32", ("classic",), 8.0),
+    Target("durable fast, window 32 ÷ etcd", "durable-32", ("etcd",), 10.0),
+]
+
+
+def ratios(
+    rounds: Iterable[Round], target: Target, figure: Callable[[Figures], float]
+) -> list[float]:
+    """Return ours ÷ the best of the others of each round that has all of them."""
+    return [
+        figure(one[target.ours]) / max(figure(one[name]) for name in target.others)
+        for one in rounds
+        if {target.ours, *target.others} <= one.keys()
+    ]
+
+
+def run_round(contenders: list[Contender], load: Load) -> Round:
+    """Run each once; who fails is named, and has no figures."""
+    found = {}
+    for contender in contenders:
+        try:
+            found[contender.name] = _trial(contender, load)
+        except TrialError as error:
+            sys.stderr.write(f"{contender.name}: {error}\n")
+    return found
+
+
+def _trial(contender: Contender, load: Load) -> Figures:
+    stage = Stage(LAB, HOSTS, TRIAL)
+    try:
+        contender.serve(stage)
+        counted_from_s = contender.start(stage, load) + load.warmup_s
+        _sleep_until(counted_from_s)
+        before = stage.usage()
+        _sleep_until(counted_from_s + load.seconds)
+        used = stage.usage().since(before)
+        counted = contender.count(stage)
+        if not counted.commands:
+            why = "its clients have not ended a single command"
+            raise TrialError(why)
+    finally:
+        stage.clear()
+    return Figures(counted, used.a(counted.commands))
+
+
+def _sleep_until(unix_s: float) -> None:
+    time.sleep(max(0.0, unix_s - time.time()))
+
+
+def show(rounds: list[Round], contenders: Iterable[Contender]) -> None:
+    """Print what each has done: medians over the rounds."""
+    table = _table(
+        *("system", "commands/s", "CPU µs", "messages", "packets"),
+        *("get ms p50 / p99", "put ms p50 / p99"),
+    )
+    notes: dict[str, list[str]] = {}
+    for contender in contenders:
+        trials = [one[contender.name] for one in rounds if contender.name in one]
+        if not trials:
+            continue
+        notes.setdefault(contender.lacks, []).append(contender.title)
+        counted = [trial.counted for trial in trials]
+        table.add_row(
+            contender.title,
+            _spread([one.per_s for one in counted], ",.0f"),
+            " + ".join(
+                f"{statistics.median(getattr(trial.used, side) for trial in trials):.0f}"
+                for side in ("server_cpu_us", "client_cpu_us")
+            ),
+            f"{statistics.median(one.messages / one.commands for one in counted):.1f}",
+            f"{statistics.median(trial.used.packets for trial in trials):.1f}",
+            *(_latency([getattr(one, kind) for one in counted]) for kind in ("get", "put")),
+        )
+    _print(table, *(f"{', '.join(titles)}: {lacks}." for lacks, titles in notes.items()))
+
+
+def show_targets(rounds: list[Round], memory: Memory | None) -> None:
+    """Print what was to be reached, and what was."""
+    table = _table("ratio within a round", "target", "commands/s", "", "1 ÷ CPU")
+    for target in TARGETS:
+        if found := ratios(rounds, target, _per_s):
+            reached = statistics.median(found) >= target.at_least
+            table.add_row(
+                *(target.title, f"≥ {target.at_least:g}", _spread(found, ".2f"), _YES_NO[reached]),
+                _spread(ratios(rounds, target, _per_cpu), ".2f"),
+            )
+    if memory:
+        measured = f"{memory.ratio:.2f} ({memory.ours:.0f} ÷ {memory.redis:.0f} bytes)"
+        table.add_row("memory a key ÷ Redis", "≤ 1", measured, _YES_NO[memory.ratio <= 1])
+    _print(table, "1 ÷ CPU: the same by the CPU of a command, which a busy machine changes less.")
+
+
+def _per_s(figures: Figures) -> float:
+    return figures.counted.per_s
+
+
+def _per_cpu(figures: Figures) -> float:
+    return 1 / figures.used.cpu_us
+
+
+def _table(*heads: str) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True)
+    for head in heads:
+        table.add_column(head, no_wrap=True)
+    return table
+
+
+def _print(table: Table, *notes: str) -> None:
+    if table.row_count:
+        console = Console(width=_WIDTH)
+        for each in (table, *notes):
+            console.print(each)
+
+
+def _spread(values: list[float], style: str) -> str:
+    shown = f"{statistics.median(values):{style}}"
+    return f"{shown} ({min(values):{style}}-{max(values):{style}})"
+
+
+def _latency(rounds: list[Latency]) -> str:
+    return " / ".join(
+        f"{statistics.median(one[percent] for one in rounds) / 1000:.2f}" for percent in (50, 99)
+    )
+
+
+@contextmanager
+def _lab() -> Iterator[None]:
+    """Have the lab up meanwhile; what a killed run has left goes first."""
+    with (WORK / "lock").open("w", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"another run is using {LAB}: wait for its end")
+        netns.down(LAB)
+        netns.up(LAB, HOSTS)
+        try:
+            yield
+        finally:
+            netns.down(LAB)
+
+
+def _machine() -> dict[str, Any]:
+    """Return what the figures depend on."""
+    commands = {
+        "commit": ["git", "describe", "--always", "--dirty"],
+        "redis": ["redis-server", "--version"],
+        "memcached": ["memcached", "--version"],
+        "etcd": ["etcd", "--version"],
+        "peers": [str(PEERS_PYTHON), "-m", "pip", "list", "--format", "freeze"],
+    }
+    return {
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "cores": os.cpu_count(),
+        **{name: _said(words) for name, words in commands.items()},
+    }
+
+
+def _said(words: list[str]) -> list[str]:
+    try:
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return []
+    return done.stdout.strip().splitlines()
+
+
+def _file_system() -> str:
+    return "".join(_said(["stat", "--file-system", "--format", "%T", str(WORK)]))
+
+
+def main() -> None:
+    """Measure, print two tables, and keep all figures."""
+    options = _options()
+    if os.geteuid():
+        sys.exit("only root may start programs on the lab's hosts: sudo .venv/bin/python …")
+    if why := netns.missing():
+        sys.exit(why)
+    WORK.mkdir(parents=True, exist_ok=True)
+    if _file_system() in ("tmpfs", "ramfs"):
+        sys.exit(f"{WORK} is in memory: what is durable must be written to a disk")
+    for sent in (signal.SIGINT, signal.SIGTERM):  # & would have the former ignored
+        signal.signal(sent, lambda *_: sys.exit("interrupted: the lab goes down"))
+    contenders = [one for one in CONTENDERS if one.name in options.only and _is_here(one)]
+    path = WORK / time.strftime("table-%Y%m%dT%H%M%S.json")
+    kept = {"machine": _machine(), "disk": _file_system(), "options": vars(options)}
+    rounds: list[Round] = []
+
+    def keep(**more: object) -> None:
+        write_json(path, {**kept, "rounds": [_plain(one) for one in rounds], **more})
+
+    if contenders:
+        with _lab():
+            for number in range(options.rounds):
+                turn = number % len(contenders)
+                load = Load(THREADS, WARMUP_S, options.seconds, seed=number)
+                rounds.append(run_round(contenders[turn:] + contenders[:turn], load))
+                keep()
+                sys.stderr.write(f"round {number + 1} of {options.rounds}\n")
+    held = _memory(options.keys) if _MEMORY in options.only else None
+    if held:
+        keep(memory=held._asdict())
+    show(rounds, contenders)
+    show_targets(rounds, held)
+    sys.stderr.write(f"all figures: {path.relative_to(ROOT)}\n")
+
+
+def _options() -> argparse.Namespace:
+    names = [*(contender.name for contender in CONTENDERS), _MEMORY]
+    parser = argparse.ArgumentParser(description="Time our table beside others.")
+    parser.add_argument("--rounds", type=int, default=5, help="default 5")
+    parser.add_argument("--seconds", type=float, default=4.0, help="that count (default 4)")
+    parser.add_argument("--keys", type=int, default=memory.KEYS, help="whose memory is measured")
+    only = f"some of {', '.join(names)}"
+    parser.add_argument(
+        "--only", nargs="+", choices=names, default=names, metavar="NAME", help=only
+    )
+    return parser.parse_args()
+
+
+def _memory(keys: int) -> Memory | None:
+    if why := memory.missing():
+        sys.stderr.write(f"{_MEMORY} is left out: {why}\n")
+        return None
+    return memory.measure(keys)
+
+
+def _is_here(contender: Contender) -> bool:
+    if why := contender.missing():
+        sys.stderr.write(f"{contender.name} is left out: {why}\n")
+    return not why
+
+
+def _plain(found: Round) -> dict[str, Any]:
+    return {
+        name: {**figures.counted._asdict(), "used": figures.used._asdict()}
+        for name, figures in found.items()
+    }
+
+
+if __name__ == "__main__":
+    main()
