@@ -20,8 +20,9 @@ from rdht.limits import (
 from rdht.messages import Flag, Message, Name, Operation, Outgoing, Reason, Status, encode
 from rdht.participant import Participant
 from rdht.rejoin import Rejoin
-from rdht.replica import Entry, Mode, pack_row
+from rdht.replica import Mode
 from rdht.ring import Replicas
+from rdht.table import Entry, Table, pack_row
 
 SERVERS = ("a", "b", "c")
 LAYOUT = (Replicas("a", "b"), Replicas("b", "c"), Replicas("c", "a"))
@@ -103,7 +104,7 @@ class World:
         )
         return vote
 
-    def tables(self, number: int = 0) -> list[dict[bytes, Entry]]:
+    def tables(self, number: int = 0) -> list[Table]:
         return [self.servers[one].participant.replicas[number].table for one in self.layout[number]]
 
 
@@ -381,7 +382,7 @@ def test_of_two_that_come_back_the_intact_one_of_the_higher_epoch_gives_and_else
     for name, epoch in (("a", of_a), ("b", of_b)):
         replica = world.servers[name].participant.replicas[0]
         replica.intact, replica.epoch = epoch is not None, epoch or 0
-        replica.table = {KEY: Entry(name.encode(), 1)}
+        replica.table = Table({KEY: Entry(name.encode(), 1)})
     world.pass_time(2)
     assert world.tables(0) == [{KEY: Entry(giver.encode(), 1)}] * 2
     assert world.servers["a"].epochs()[0] == world.servers["b"].epochs()[0]
