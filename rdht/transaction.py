@@ -133,6 +133,11 @@ class Transaction:
             self.request = self.request._replace(value=packed)
         return dropped
 
+    def end(self) -> None:
+        """Keep no more than what may still be asked about a transaction that is over."""
+        self.answers, self.staged, self.parts = {}, [], ()
+        self.request = self.request._replace(value=b"")
+
     def refuse(self, reason: Reason, *, number: int = 0, epoch: int = 0, version: int = 0) -> None:
         """Make the vote no."""
         name, operation = self.name, self.request.operation
