@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable
 
 from rdht.errors import RemoteProtocolError
-from rdht.limits import COPY_PAGE_BYTES, JOIN_RETRY_S, KNOWN_INTERVAL_S
+from rdht.limits import COPY_PAGE_BYTES, COPY_RETRY_S, JOIN_RETRY_S, KNOWN_INTERVAL_S
 from rdht.messages import Flag, Message, Name, Outgoing, Reason, Status, encode
 from rdht.participant import Participant
 from rdht.replica import Copy, CopyPage, Mode, Replica, copy_key, founded_of
@@ -199,7 +199,9 @@ class Rejoin:
             start = 0
         end, total, rows, page = start, giving.rows + len(giving.memories), 0, bytearray()
         if start < giving.rows:
-            packed, rows, place = cut(giving.pages, giving.starts[start], COPY_PAGE_BYTES)
+            # The first may be asked for again before it can be there, and is short.
+            size_bytes = COPY_PAGE_BYTES if start else COPY_PAGE_BYTES // 16
+            packed, rows, place = cut(giving.pages, giving.starts[start], size_bytes)
             end += rows
             page += packed
             if end < giving.rows:
@@ -270,5 +272,5 @@ class Rejoin:
             self._joined[replica.number] = message.epoch
             self._partners[replica.number] = giver
             return [(replica.partner, self._joined_message(replica.number))]
-        joining.next_s = now_s + JOIN_RETRY_S
+        joining.next_s = now_s + COPY_RETRY_S
         return [(replica.partner, self._join_message(replica.number))]

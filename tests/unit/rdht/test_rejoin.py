@@ -11,6 +11,7 @@ from rdht import parts
 from rdht.errors import RemoteProtocolError
 from rdht.limits import (
     COPY_PAGE_BYTES,
+    COPY_RETRY_S,
     JOIN_RETRY_S,
     KNOWN_INTERVAL_S,
     MAX_BODY_BYTES,
@@ -251,6 +252,30 @@ def test_a_copy_goes_on_where_a_lost_page_ended_it() -> None:
         one.version for _, _, one in world.sent if one.status is Status.COPY and one.range == 0
     ]
     assert starts == sorted(set(starts))
+
+
+def test_a_page_that_may_be_on_its_way_is_not_asked_for_again() -> None:
+    world = founded()
+    keep(world, 0, *((b"%04d" % number, Entry(b"v" * 1000, 1)) for number in range(1000)))
+    copied: list[Message] = []
+
+    def lose_third(_sender: str, _to: str, message: Message) -> bool:
+        is_ours = message.status is Status.COPY and message.range == 0
+        copied.extend([message] if is_ours else [])
+        return is_ours and len(copied) == 3
+
+    world.held = lose_third
+    world.start("b").pass_time()
+    assert len(copied) == 3
+    assert len(copied[0].value) < COPY_PAGE_BYTES // 8, "it may be asked for while it is on its way"
+    server = world.servers["b"]
+    asked = [
+        [one.version for _, one in server.rejoin.tick(world.now_s + after_s) if one.range == 0
+         and one.status is Status.JOIN]
+        for after_s in (0, JOIN_RETRY_S, COPY_RETRY_S, COPY_RETRY_S + JOIN_RETRY_S)
+    ]  # fmt: skip
+    start = copied[2].version
+    assert asked == [[], [], [start], [start]]
 
 
 def test_a_copy_that_was_begun_by_a_giver_before_starts_anew() -> None:
