@@ -154,15 +154,15 @@ class Journal(threading.Thread, Generic[_To]):
         participant = self._known
         number = self._store.begin_snapshot()
         tables = [
-            (replica.number, list(replica.table.items()))
+            (replica.number, replica.table.pages())
             for replica in participant.replicas.values()
             if replica.intact
         ]
         rest = [Message(Status.WELCOME, version=key_range), *participant.snapshot()]
 
         def records() -> Iterator[bytes]:
-            for range_, entries in tables:
-                yield from map(encode, pack_pages(range_, entries))
+            for range_, pages in tables:
+                yield from map(encode, pack_pages(range_, pages))
             yield from map(encode, rest)
 
         return number, records()

@@ -45,4 +45,6 @@ JOIN_RETRY_S = 0.1
 KNOWN_INTERVAL_S = 1.0
 MAX_LINK_MESSAGES = 10_000  # that wait to be sent to one server
 COPY_PAGE_BYTES = 256 * 1024
+COPY_RETRY_S = 1.0  # for a page to come, over a slow link, before it is asked for again
+MAX_RESERVED_PAGES = 1024 * 1024  # of a table that is about to be copied
 SNAPSHOT_LOG_BYTES = 64 * 1024 * 1024  # a longer log is replaced by a snapshot

@@ -33,7 +33,7 @@ class Memory:
     def remember(self, tx: Transaction) -> None:
         """Keep a transaction that is over."""
         self.remembered.setdefault(tx.name.client, set()).add(tx.name)
-        tx.answers = {}
+        tx.end()
 
     def commits(self, number: int | None = None) -> list[Message]:
         """Return what is remembered of commits (on one range), for `recall`."""

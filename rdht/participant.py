@@ -20,9 +20,10 @@ from rdht.locks import Locks
 from rdht.machine import Machine
 from rdht.memory import Memory
 from rdht.messages import Flag, Message, Name, Operation, Outgoing, Reason, Status, new_message
-from rdht.replica import ABSENT, Copy, Mode, Replica
+from rdht.replica import Copy, CopyPage, Mode, Replica
 from rdht.resolution import Resolution
 from rdht.ring import Replicas
+from rdht.table import ABSENT
 from rdht.transaction import Transaction
 from rdht.transitions import Event, State
 from rdht.write_ahead import WriteAhead, epoch_of
@@ -379,7 +380,7 @@ class Participant:
             if message.status is Status.COPY:
                 if not message.version:  # the first page; a crash can have cut off an older copy
                     copies[number] = Copy()
-                copies[number].extend(Copy(message))
+                copies[number].extend(CopyPage.unpack(message))
             elif message.status is not Status.JOINED:
                 self._replay(message, now_s)
             elif message.flags & Flag.INTACT:

@@ -11,14 +11,14 @@ import struct
 from collections.abc import Iterable
 
 from rdht.errors import RemoteProtocolError
-from rdht.limits import COPY_PAGE_BYTES, JOIN_RETRY_S, KNOWN_INTERVAL_S
+from rdht.limits import COPY_PAGE_BYTES, COPY_RETRY_S, JOIN_RETRY_S, KNOWN_INTERVAL_S
 from rdht.messages import Flag, Message, Name, Outgoing, Reason, Status, encode
 from rdht.participant import Participant
-from rdht.replica import Copy, Mode, Replica, pack_row
+from rdht.replica import Copy, CopyPage, Mode, Replica, copy_key, founded_of
+from rdht.table import Place, cut
 
 _NUMBER = struct.Struct("!H")
 _LOST = Reason.LOST
-_FOUNDED_BYTES = 8
 
 
 class _Joining:
@@ -36,7 +36,9 @@ class _Giving:
     def __init__(self, receiver: int, epoch: int) -> None:
         self.receiver = receiver  # its incarnation
         self.epoch = epoch  # that both move to; no other receiver was ever given one of it
-        self.keys: list[bytes] | None = None
+        self.pages: list[bytes] | None = None  # of the table
+        self.rows = 0  # in them
+        self.starts: dict[int, Place] = {0: (0, 0)}  # by the rows before it: where a page begins
         self.memories: list[bytes] = []
 
 
@@ -145,8 +147,10 @@ class Rejoin:
             # The receiver before may have voted in the epoch that it was given.
             epoch = (replica.epoch if giving is None else giving.epoch) + 1
             giving = self._giving[number] = _Giving(message.name.client, epoch)
+        # What was received from another giver, or before this one restarted, does not count.
+        start = message.version if message.name.sequence == self._incarnation else 0
         if self._participant.is_quiet(number):
-            out.append((replica.partner, self._page(replica, giving, message)))
+            out.append((replica.partner, self._page(replica, giving, start)))
         return out
 
     def _is_better(self, replica: Replica, other: Message) -> bool:
@@ -186,30 +190,33 @@ class Rejoin:
             return []
         return [(server, self._known_message()._replace(flags=Flag.SILENT))]
 
-    def _page(self, replica: Replica, giving: _Giving, message: Message) -> Message:
-        if giving.keys is None:
-            giving.keys = sorted(replica.table)
+    def _page(self, replica: Replica, giving: _Giving, start: int) -> Message:
+        if giving.pages is None:
+            giving.pages, giving.rows = replica.table.pages(), len(replica.table)
             commits = self._participant.memory.commits(replica.number)
             giving.memories = [encode(one) for one in commits]
-        keys, memories = giving.keys, giving.memories
-        # What was received from another giver, or before this one restarted, does not count.
-        start = message.version if message.name.sequence == self._incarnation else 0
-        end, page, rows = start, bytearray(), 0
-        while end < len(keys) and len(page) < COPY_PAGE_BYTES:
-            page += pack_row(keys[end], replica.table[keys[end]])
-            end += 1
-            rows += 1
-        while len(keys) <= end < len(keys) + len(memories) and len(page) < COPY_PAGE_BYTES:
-            page += memories[end - len(keys)]
+        if start < giving.rows and start not in giving.starts:
+            start = 0
+        end, total, rows, page = start, giving.rows + len(giving.memories), 0, bytearray()
+        if start < giving.rows:
+            # The first may be asked for again before it can be there, and is short.
+            size_bytes = COPY_PAGE_BYTES if start else COPY_PAGE_BYTES // 16
+            packed, rows, place = cut(giving.pages, giving.starts[start], size_bytes)
+            end += rows
+            page += packed
+            if end < giving.rows:
+                giving.starts[end] = place
+        while giving.rows <= end < total and len(page) < COPY_PAGE_BYTES:
+            page += giving.memories[end - giving.rows]
             end += 1
         return Message(
             Status.COPY,
-            Name(self._incarnation, message.name.client, rows),
-            flags=Flag.INTACT if end >= len(keys) + len(memories) else 0,
+            Name(self._incarnation, giving.receiver, rows),
+            flags=Flag.INTACT if end >= total else 0,
             range=replica.number,
             epoch=giving.epoch,
             version=start,
-            key=replica.founded.to_bytes(_FOUNDED_BYTES),
+            key=copy_key(replica.founded, len(giving.pages)),
             value=bytes(page),
         )
 
@@ -244,7 +251,7 @@ class Rejoin:
         if message.reason is _LOST:
             replica.mode = Mode.LOST
             return []
-        page = Copy(message)
+        page = CopyPage.unpack(message)
         self._participant.check(page.memories)  # BEFORE anything is changed
         source = (giver, message.epoch)
         if source != joining.source:
@@ -252,9 +259,11 @@ class Rejoin:
         if message.version != joining.copy.size:
             return []
         joining.copy.extend(page)
+        if self._participant.write_ahead.is_durable:
+            joining.copy.pages.append(message)
         if message.flags & Flag.INTACT:
             copy, joining.copy = joining.copy, Copy()
-            founded = int.from_bytes(message.key[:_FOUNDED_BYTES])
+            founded = founded_of(message)
             joined = Message(
                 Status.JOINED, range=replica.number, epoch=message.epoch, version=founded
             )
@@ -263,5 +272,5 @@ class Rejoin:
             self._joined[replica.number] = message.epoch
             self._partners[replica.number] = giver
             return [(replica.partner, self._joined_message(replica.number))]
-        joining.next_s = now_s + JOIN_RETRY_S
+        joining.next_s = now_s + COPY_RETRY_S
         return [(replica.partner, self._join_message(replica.number))]

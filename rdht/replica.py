@@ -1,28 +1,14 @@
-"""What a server holds of one range: its entries, its epoch, and whether it serves them."""
+"""What a server holds of one range: its table, its epoch, and whether it serves them."""
 
-import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
-from rdht.errors import RemoteProtocolError
-from rdht.limits import COPY_PAGE_BYTES
+from rdht.limits import COPY_PAGE_BYTES, MAX_RESERVED_PAGES
 from rdht.messages import Decoder, Message, Name, Reason, Status
+from rdht.table import Rows, Table, cut, unpack_rows
 
-_ROW = struct.Struct("!HQ?I")
-
-
-class Entry(NamedTuple):
-    """What the table holds for a key.
-
-    A deleted key keeps its version, so that a version never stands for two values.
-    """
-
-    value: bytes | None
-    version: int
-
-
-ABSENT = Entry(None, 0)
+_FOUNDED_BYTES, _PAGES_BYTES = 8, 4
 
 
 class Mode(StrEnum):
@@ -49,7 +35,7 @@ class Replica:
         self.epoch = 0
         self.founded = 0  # a number of its own for the table that the range began with
         self.intact = False  # whether `table` is all that the range held at `epoch`
-        self.table: dict[bytes, Entry] = {}
+        self.table = Table()
 
     def why_not(self, epoch: int, *, reads: bool = False) -> Reason:
         """Return what keeps a request of that epoch, or a read, from the range."""
@@ -60,76 +46,67 @@ class Replica:
 
     def install(self, joined: Message, copy: "Copy") -> None:
         """Become a complete copy, of the epoch and the table that `joined` tells."""
-        self.table = copy.entries
+        self.table = copy.table
         self.epoch, self.founded, self.intact = joined.epoch, joined.version, True
+
+
+class CopyPage(NamedTuple):
+    """What a page of a copy or snapshot brings: rows, then memories of commits."""
+
+    rows: Rows
+    memories: list[Message]
+    pages: int  # that the whole table has where it comes from, or 0
+
+    @classmethod
+    def unpack(cls, message: Message) -> "CopyPage":
+        """Read a COPY message; RemoteProtocolError if it is malformed."""
+        rows, rest = unpack_rows(message.value, message.name.attempt)
+        pages = int.from_bytes(message.key[_FOUNDED_BYTES:][:_PAGES_BYTES])
+        return cls(rows, Decoder().feed(rest), pages)
 
 
 class Copy:
     """A whole table, as far as its pages are here: COPY messages of a replica or of a snapshot."""
 
     def __init__(self, *pages: Message) -> None:
-        """Unpack pages that follow each other; RemoteProtocolError if one is malformed."""
-        self.pages = list(pages)
-        self.entries: dict[bytes, Entry] = {}
+        """Take pages that follow each other."""
+        self.table = Table()
         self.memories: list[Message] = []  # of commits
+        self.pages = list(pages)  # as they came, if they are to be written
         for page in pages:
-            rest = unpack_rows(page.value, page.name.attempt, self.entries)
-            self.memories += Decoder().feed(rest)
+            self.extend(CopyPage.unpack(page))
 
     @property
     def size(self) -> int:
         """How many entries and memories it has; the next page's version says the same."""
-        return len(self.entries) + len(self.memories)
+        return len(self.table) + len(self.memories)
 
-    def extend(self, more: "Copy") -> None:
-        """Take the next pages."""
-        self.pages += more.pages
-        self.entries |= more.entries
-        self.memories += more.memories
-
-
-def pack_pages(number: int, entries: Iterable[tuple[bytes, Entry]]) -> Iterator[Message]:
-    """Yield all entries of the range as the pages of a `Copy`, at least one."""
-    done, rows, page = 0, 0, bytearray()
-    for key, entry in entries:
-        if len(page) >= COPY_PAGE_BYTES:
-            yield _page(number, done, rows, page)
-            done, rows, page = done + rows, 0, bytearray()
-        page += pack_row(key, entry)
-        rows += 1
-    yield _page(number, done, rows, page)
+    def extend(self, page: CopyPage) -> None:
+        """Take the next page."""
+        if not self.size:
+            self.table.reserve(page.pages)
+        self.table.put_all(page.rows)
+        self.memories += page.memories
 
 
-def _page(number: int, done: int, rows: int, page: bytearray) -> Message:
-    name = Name(0, 0, rows)
-    return Message(Status.COPY, name, range=number, version=done, value=bytes(page))
+def copy_key(founded: int, pages: int) -> bytes:
+    """Return the key of a COPY message: which table it is of, and how many pages that has."""
+    return founded.to_bytes(_FOUNDED_BYTES) + min(pages, MAX_RESERVED_PAGES).to_bytes(_PAGES_BYTES)
 
 
-def pack_row(key: bytes, entry: Entry) -> bytes:
-    """Return an entry as a row of a copy or snapshot."""
-    value = entry.value or b""
-    row = _ROW.pack(len(key), entry.version, entry.value is not None, len(value))
-    return row + key + value
+def founded_of(page: Message) -> int:
+    """Return which table the page of a copy is of."""
+    return int.from_bytes(page.key[:_FOUNDED_BYTES])
 
 
-def unpack_rows(page: bytes, count: int, entries: dict[bytes, Entry]) -> bytes:
-    """Add the first `count` rows of a page to `entries`; return what follows them.
-
-    Raises RemoteProtocolError if the page is cut; some rows may have been added then.
-    """
-    at = 0
-    try:
-        for _ in range(count):
-            key_bytes, version, has_value, value_bytes = _ROW.unpack_from(page, at)
-            key_at = at + _ROW.size
-            value_at = key_at + key_bytes
-            at = value_at + value_bytes
-            value = page[value_at:at] if has_value else None
-            entries[page[key_at:value_at]] = Entry(value, version)
-    except struct.error as error:
-        why = f"a page of a copy is malformed: {error}"
-        raise RemoteProtocolError(why) from error
-    if at > len(page):
-        why = "a page of a copy ends within a row"
-        raise RemoteProtocolError(why)
-    return page[at:]
+def pack_pages(number: int, pages: list[bytes]) -> Iterator[Message]:
+    """Yield a table's pages, those of the range, as the messages of a `Copy`, at least one."""
+    done, place = 0, (0, 0)
+    while True:
+        value, rows, place = cut(pages, place, COPY_PAGE_BYTES)
+        key = copy_key(0, len(pages))
+        name = Name(0, 0, rows)
+        yield Message(Status.COPY, name, range=number, version=done, key=key, value=value)
+        if place == (len(pages), 0):
+            return
+        done += rows

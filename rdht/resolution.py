@@ -8,8 +8,9 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 
 from rdht.messages import Message, Operation, Reason, Status
-from rdht.replica import ABSENT, Mode, Replica
+from rdht.replica import Mode, Replica
 from rdht.ring import Replicas
+from rdht.table import ABSENT
 from rdht.transaction import Transaction
 from rdht.transitions import State
 

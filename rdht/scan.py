@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from rdht.errors import RemoteProtocolError
 from rdht.limits import SCAN_PAGE_BYTES
-from rdht.replica import Entry
 from rdht.ring import Ring
+from rdht.table import Entry
 
 _ROW = struct.Struct("!HQ8s")
 

@@ -39,6 +39,7 @@ from rdht.rejoin import Rejoin
 from rdht.replica import Mode
 from rdht.ring import layout
 from rdht.roster import Roster
+from rdht.table import entries_of
 from rdht.transport import ClientConnection, Hello, ServerConnection, listen
 from rdht.worker import Worker
 
@@ -148,11 +149,7 @@ class Server:
         """Return the server's figures, as `python -m rdht status` prints them."""
         participant = self.participant
         with self._lock:
-            entries = [
-                entry
-                for replica in participant.replicas.values()
-                for entry in replica.table.values()
-            ]
+            keys = sum(one.table.values_held for one in participant.replicas.values())
             locks, in_doubt = len(participant.locks.holders), participant.in_doubt
             ranges = self._ranges()
         messages: Counter[Status] = Counter()
@@ -170,7 +167,7 @@ class Server:
             "ranges": ranges,
             "durable": self._journal is not None,
             "unsafe": participant.unsafe,
-            "keys": sum(entry.value is not None for entry in entries),
+            "keys": keys,
             "locks": locks,
             "in_doubt": in_doubt,
             "rejected": self.rejected,
@@ -308,9 +305,9 @@ class Server:
         if message.status is Status.SCAN:
             if connection.scan is None:
                 with self._lock:
-                    tables = [one.table for one in self.participant.replicas.values()]
-                    rows = [row for table in tables for row in table.items()]
-                connection.scan = iter(rows)
+                    views = [one.table.pages() for one in self.participant.replicas.values()]
+                pages = itertools.chain.from_iterable(views)
+                connection.scan = itertools.chain.from_iterable(map(entries_of, pages))
             page = scan.pack_page(connection.scan)
             connection.scan = connection.scan if page else None
             return Message(Status.SCAN, value=page)

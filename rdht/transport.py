@@ -31,8 +31,8 @@ from rdht.limits import (
     RECEIVE_BYTES,
 )
 from rdht.messages import Decoder, Destination, Flag, Message, Status, encode, new_tally
-from rdht.replica import Entry
 from rdht.roster import ServerAddress
+from rdht.table import Entry
 from rdht.traffic import Traffic
 
 # tcpi_data_segs_in and tcpi_data_segs_out of struct tcp_info in linux/tcp.h, since Linux 4.6.

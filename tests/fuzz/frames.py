@@ -17,7 +17,7 @@ import atheris
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 with atheris.instrument_imports(include=["rdht"]):
-    from rdht import parts, replica
+    from rdht import parts, replica, table
     from rdht.authentication import NONCE_BYTES, Handshake, Seal
     from rdht.errors import AuthenticationError, ProtocolError
     from rdht.messages import NOBODY, Decoder, Message, Status, encode
@@ -75,7 +75,7 @@ READERS = [
     lambda data: decode(data, seal=Seal(SECRET)),
     lambda data: parts.unpack(data, NOBODY),
     parts.unpack_results,
-    lambda data: replica.unpack_rows(data[1:], data[0], {}),
+    lambda data: table.unpack_rows(data[1:], data[0]),
     lambda data: read_json(Message(Status.HELLO, value=data)),
     shake_hands,
     serve,

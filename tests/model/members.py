@@ -17,9 +17,10 @@ from rdht.participant import Participant
 from rdht.parts import Result
 from rdht.profiles import PROFILES
 from rdht.rejoin import Rejoin
-from rdht.replica import Entry, Mode
+from rdht.replica import Mode
 from rdht.ring import Ring
 from rdht.roster import Roster, ServerAddress
+from rdht.table import Entry, Table
 from rdht.transaction import Transaction
 from rdht.transitions import State
 from tests.model.specification import may_be_partial
@@ -216,7 +217,7 @@ class Server:
         for tx in participant.transactions.values():
             _sort(tx.answers)
         for replica in participant.replicas.values():
-            _sort(replica.table)
+            replica.table = Table(sorted(replica.table.items()))
 
 
 def _sort(unordered: dict[Any, Any]) -> None:

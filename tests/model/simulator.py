@@ -603,7 +603,7 @@ class Simulation:
         """Write what the state is now, beside a log that goes on."""
         participant = process.participant
         intact = [one for one in participant.replicas.values() if one.intact]
-        pages = [page for one in intact for page in pack_pages(one.number, one.table.items())]
+        pages = [page for one in intact for page in pack_pages(one.number, one.table.pages())]
         base = [*pages, *participant.snapshot()]
         process.snapshot_s = max(self.soon(10 * self.config.sync_s), process.snapshot_s)
         self.at(process.snapshot_s, self._end_snapshot, process, base, process.disk.end)

@@ -7,7 +7,7 @@ from rdht.coordinator import Command
 from rdht.execution import Execution, Outcome
 from rdht.messages import Operation, Status
 from rdht.parts import Result
-from rdht.replica import ABSENT, Entry
+from rdht.table import ABSENT, Entry
 
 History = tuple["Called | None", ...]
 Table = dict[bytes, Entry]

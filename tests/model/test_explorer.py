@@ -4,7 +4,7 @@ from rdht.coordinator import Command
 from rdht.execution import Outcome
 from rdht.messages import Operation
 from rdht.parts import Result
-from rdht.replica import ABSENT, Entry
+from rdht.table import ABSENT, Entry
 from tests.model import explorer
 from tests.model.mutants import MUTANTS
 from tests.model.plans import PLANS

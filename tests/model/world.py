@@ -10,7 +10,8 @@ from typing import Any
 
 from rdht.execution import Outcome
 from rdht.messages import Flag, Message, Reason, Status
-from rdht.replica import ABSENT, Entry, Mode
+from rdht.replica import Mode
+from rdht.table import ABSENT, Entry
 from tests.model import births
 from tests.model.births import Birth
 from tests.model.codec import Codec

@@ -39,14 +39,15 @@ from rdht import coordinator, parts
 from rdht.coordinator import Command
 from rdht.execution import Execution, Outcome
 from rdht.limits import JOIN_RETRY_S, PREPARED_TIMEOUT_S
-from rdht.messages import Decoder, Flag, Message, Name, Operation, Outgoing, Reason, Status
+from rdht.messages import Flag, Message, Name, Operation, Outgoing, Reason, Status
 from rdht.participant import Participant
 from rdht.parts import Result
 from rdht.profiles import DEFAULT_PROFILE, PROFILES
 from rdht.rejoin import Rejoin
-from rdht.replica import Entry, Mode, unpack_rows
+from rdht.replica import Copy, Mode
 from rdht.ring import Ring
 from rdht.roster import Roster, ServerAddress
+from rdht.table import Entry
 from rdht.transitions import State
 
 HERE = Path(__file__).parent
@@ -494,10 +495,9 @@ class World:
             return [*words, f"epoch {message.epoch}"]
         if message.reason is Reason.LOST:
             return [*words, "LOST"]
-        entries: dict[bytes, Entry] = {}
-        rest = unpack_rows(message.value, message.name.attempt, entries)
-        rows = [_entry(*row) for row in entries.items()]
-        rows += [f"{self.name(memory.name)} committed" for memory in Decoder().feed(rest)]
+        copy = Copy(message)
+        rows = [_entry(*row) for row in sorted(copy.table.items())]
+        rows += [f"{self.name(memory.name)} committed" for memory in copy.memories]
         last = ", complete" if message.flags & Flag.INTACT else ""
         return [*words, f"for epoch {message.epoch}{last}: {', '.join(rows) or 'nothing in it'}"]
 

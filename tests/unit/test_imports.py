@@ -20,6 +20,7 @@ LAYERS = [
     "rdht.roster",
     "rdht.profiles",
     "rdht.ring",
+    "rdht.table",
     "rdht.replica",
     "rdht.transitions",
     "rdht.transaction",

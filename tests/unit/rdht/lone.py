@@ -7,8 +7,9 @@ from rdht import parts
 from rdht.limits import PREPARED_TIMEOUT_S, RESUME_TIMEOUT_S
 from rdht.messages import Flag, Message, Name, Operation, Outgoing, Reason, Status
 from rdht.participant import Participant
-from rdht.replica import Copy, Entry, Mode
+from rdht.replica import Copy, Mode
 from rdht.ring import Replicas
+from rdht.table import Entry, Table
 from rdht.transitions import State
 
 # This is server a: it shares range 0 with b and range 2 with c, and has no part in range 1.
@@ -118,7 +119,7 @@ def state_of(participant: Participant, name: Name = T1) -> State:
     return State.IDLE if tx is None else tx.state
 
 
-def table(participant: Participant, number: int = 0) -> dict[bytes, Entry]:
+def table(participant: Participant, number: int = 0) -> Table:
     return participant.replicas[number].table
 
 

@@ -14,10 +14,10 @@ from rdht.authentication import make_secret
 from rdht.client import Client
 from rdht.coordinator import Command, plan
 from rdht.messages import Decoder, Message, Name, Status
-from rdht.replica import Entry
 from rdht.ring import Ring
 from rdht.roster import Roster, ServerAddress
 from rdht.server import Server
+from rdht.table import Entry
 from rdht.transport import ClientConnection, Hello
 
 KEY_RANGE = 100

@@ -12,7 +12,7 @@ from rdht.client import Client, Pending, Versioned
 from rdht.errors import AbortedError, ConfigurationError
 from rdht.limits import MAX_BODY_BYTES, MAX_KEY_BYTES, MAX_KEYS, MAX_VALUE_BYTES, MAX_WINDOW
 from rdht.records import write_json
-from rdht.replica import Entry
+from rdht.table import Entry
 from tests.unit.rdht.table import KEY_RANGE, PATIENCE_S, Table, wait_until
 
 KEY = b"key"

@@ -13,8 +13,9 @@ from rdht.errors import StorageError
 from rdht.journal import Journal
 from rdht.messages import Message, Name, Operation, Outgoing, Reason, Status
 from rdht.participant import Participant
-from rdht.replica import Entry, Mode
+from rdht.replica import Mode
 from rdht.ring import Ring
+from rdht.table import Entry
 from tests.unit.rdht.table import KEY_RANGE, PATIENCE_S, free_roster, wait_until
 
 ROSTER = free_roster(2)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rdht import __main__, records
+from rdht.table import Table as Entries
 from rdht.ycsb import key_of
 from tests.unit.rdht.table import KEY_RANGE, Table
 
@@ -135,7 +136,8 @@ def test_verify_tells_what_differs(run: Run, table: Table) -> None:
     table.entries()
     assert run("verify")[:2] == (0, '{"keys": 20, "key_range": 100, "differing": []}\n')
     (key,) = table.keys(1, "s0", "s1")
-    del table["s0"].participant.replicas[table.ring.range_of(key)].table[key]
+    replica = table["s0"].participant.replicas[table.ring.range_of(key)]
+    replica.table = Entries(pair for pair in replica.table.items() if pair[0] != key)
     code, out, _ = run("verify")
     assert code == 1
     (row,) = json.loads(out)["differing"]

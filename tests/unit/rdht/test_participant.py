@@ -11,7 +11,8 @@ from rdht.errors import LocalProtocolError, RemoteProtocolError
 from rdht.limits import PREPARED_TIMEOUT_S, RESUME_TIMEOUT_S
 from rdht.messages import Flag, Message, Name, Operation, Outgoing, Reason, Status
 from rdht.participant import Participant
-from rdht.replica import ABSENT, Copy, Entry, Mode, pack_pages
+from rdht.replica import Copy, Mode, pack_pages
+from rdht.table import ABSENT, Entry, Table
 from rdht.transaction import Transaction
 from rdht.transitions import State
 from tests.unit.rdht.lone import (
@@ -270,11 +271,11 @@ def test_a_copy_replaces_what_was_there_and_the_prepared_with_it() -> None:
     participant = after(act(spanning(T1), request(T2, key=OTHER_KEY), far))
     memory = Message(DONE, Name(5, 1, 1), Operation.PUT, epoch=1)
     mode(0, Mode.JOINING)(participant)
-    copy = Copy(*pack_pages(0, [(KEY, THERE)]))
+    copy = Copy(*pack_pages(0, Table({KEY: THERE}).pages()))
     copy.memories.append(memory)
     participant.install(Message(Status.JOINED, epoch=4, version=9), copy, NOW_S)
     replica = participant.replicas[0]
-    assert (replica.epoch, replica.founded, replica.table) == (4, 9, {KEY: THERE})
+    assert (replica.epoch, replica.founded, replica.table) == (4, 9, Table({KEY: THERE}))
     replica.mode = Mode.SERVING
     assert participant.transactions.keys() == {T1, T3, Name(5, 1, 1)}
     assert participant.locks.holders.keys() == {FAR_KEY, b"far, too"}
@@ -313,7 +314,8 @@ def test_a_recovered_commit_is_applied_again(asked: Message, status: Status) -> 
 
 def test_a_recovered_abort_is_undone_again() -> None:
     participant = recovered([request(T1), Message(Status.ABORT, T1)])
-    assert (table(participant), participant.locks.holders) == ({}, {})
+    assert table(participant) == {}
+    assert participant.locks.holders == {}
     assert participant.transactions == {}
 
 
@@ -334,8 +336,8 @@ def test_a_snapshot_has_all_that_a_crash_must_not_take() -> None:
     participant = after(COMMITTED, act(request(T2), request(T3, flags=Flag.QUEUE)), durable=True)
     participant.handle(request(Name(3, 2, 1), Operation.GET, OTHER_KEY), NOW_S)
     participant.replicas[2].intact = False
-    participant.replicas[2].table.clear()
-    entries = pack_pages(0, participant.replicas[0].table.items())
+    participant.replicas[2].table = Table()
+    entries = pack_pages(0, table(participant).pages())
     again = recovered([*entries, *participant.snapshot()])
     assert [one.epoch for one in again.replicas.values()] == [1, 0]
     again.replicas[2].epoch = 1
@@ -356,7 +358,7 @@ def pages(number: int, *entries: tuple[bytes, Entry]) -> list[Message]:
     return [
         page._replace(version=version)
         for version, entry in enumerate(entries)
-        for page in pack_pages(number, [entry])
+        for page in pack_pages(number, Table([entry]).pages())
     ]
 
 
@@ -381,7 +383,8 @@ def test_a_copy_that_a_crash_has_cut_off_is_no_part_of_the_next_one() -> None:
 def test_an_epoch_alone_leaves_the_table_as_it_is() -> None:
     end = Message(Status.JOINED, flags=Flag.INTACT, epoch=4)
     again = recovered([*pages(0, (KEY, THERE)), end, Message(Status.JOINED, epoch=5, version=9)])
-    assert (table(again), again.replicas[0].epoch) == ({KEY: THERE}, 5)
+    assert table(again) == {KEY: THERE}
+    assert again.replicas[0].epoch == 5
 
 
 # Whatever happens.

@@ -11,7 +11,7 @@ from rdht.coordinator import Command, Coordinator, Plan
 from rdht.errors import AbortedError, OutcomeError, UnknownOutcomeError
 from rdht.link import Link
 from rdht.messages import Flag, Message, Operation, Status
-from rdht.replica import Entry
+from rdht.table import Entry
 from tests.unit.rdht.table import PATIENCE_S, ByHand, Table, wait_until
 
 KEY = b"key"

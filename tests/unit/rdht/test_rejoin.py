@@ -11,6 +11,7 @@ from rdht import parts
 from rdht.errors import RemoteProtocolError
 from rdht.limits import (
     COPY_PAGE_BYTES,
+    COPY_RETRY_S,
     JOIN_RETRY_S,
     KNOWN_INTERVAL_S,
     MAX_BODY_BYTES,
@@ -20,8 +21,9 @@ from rdht.limits import (
 from rdht.messages import Flag, Message, Name, Operation, Outgoing, Reason, Status, encode
 from rdht.participant import Participant
 from rdht.rejoin import Rejoin
-from rdht.replica import Entry, Mode, pack_row
+from rdht.replica import Mode
 from rdht.ring import Replicas
+from rdht.table import Entry, Table, pack_row
 
 SERVERS = ("a", "b", "c")
 LAYOUT = (Replicas("a", "b"), Replicas("b", "c"), Replicas("c", "a"))
@@ -103,7 +105,7 @@ class World:
         )
         return vote
 
-    def tables(self, number: int = 0) -> list[dict[bytes, Entry]]:
+    def tables(self, number: int = 0) -> list[Table]:
         return [self.servers[one].participant.replicas[number].table for one in self.layout[number]]
 
 
@@ -252,6 +254,30 @@ def test_a_copy_goes_on_where_a_lost_page_ended_it() -> None:
     assert starts == sorted(set(starts))
 
 
+def test_a_page_that_may_be_on_its_way_is_not_asked_for_again() -> None:
+    world = founded()
+    keep(world, 0, *((b"%04d" % number, Entry(b"v" * 1000, 1)) for number in range(1000)))
+    copied: list[Message] = []
+
+    def lose_third(_sender: str, _to: str, message: Message) -> bool:
+        is_ours = message.status is Status.COPY and message.range == 0
+        copied.extend([message] if is_ours else [])
+        return is_ours and len(copied) == 3
+
+    world.held = lose_third
+    world.start("b").pass_time()
+    assert len(copied) == 3
+    assert len(copied[0].value) < COPY_PAGE_BYTES // 8, "it may be asked for while it is on its way"
+    server = world.servers["b"]
+    asked = [
+        [one.version for _, one in server.rejoin.tick(world.now_s + after_s) if one.range == 0
+         and one.status is Status.JOIN]
+        for after_s in (0, JOIN_RETRY_S, COPY_RETRY_S, COPY_RETRY_S + JOIN_RETRY_S)
+    ]  # fmt: skip
+    start = copied[2].version
+    assert asked == [[], [], [start], [start]]
+
+
 def test_a_copy_that_was_begun_by_a_giver_before_starts_anew() -> None:
     world = founded()
     joiner = World().start("b").servers["b"]
@@ -381,7 +407,7 @@ def test_of_two_that_come_back_the_intact_one_of_the_higher_epoch_gives_and_else
     for name, epoch in (("a", of_a), ("b", of_b)):
         replica = world.servers[name].participant.replicas[0]
         replica.intact, replica.epoch = epoch is not None, epoch or 0
-        replica.table = {KEY: Entry(name.encode(), 1)}
+        replica.table = Table({KEY: Entry(name.encode(), 1)})
     world.pass_time(2)
     assert world.tables(0) == [{KEY: Entry(giver.encode(), 1)}] * 2
     assert world.servers["a"].epochs()[0] == world.servers["b"].epochs()[0]

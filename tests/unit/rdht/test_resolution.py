@@ -5,7 +5,8 @@ import pytest
 from rdht import parts
 from rdht.limits import RESOLVE_RETRY_S, RESUME_TIMEOUT_S
 from rdht.messages import Flag, Message, Operation, Reason, Status
-from rdht.replica import Entry, Mode
+from rdht.replica import Mode
+from rdht.table import Entry
 from rdht.transitions import State
 from tests.unit.rdht.lone import (
     COMMITTED,

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from rdht import scan
 from rdht.errors import RemoteProtocolError
 from rdht.limits import MAX_KEY_BYTES, SCAN_PAGE_BYTES
-from rdht.replica import Entry
 from rdht.ring import Replicas, Ring
 from rdht.roster import Roster
 from rdht.scan import Digest
+from rdht.table import Entry
 
 ENTRIES = st.builds(Entry, st.none() | st.binary(max_size=20), st.integers(0, 2**64 - 1))
 TABLES = st.dictionaries(st.binary(max_size=MAX_KEY_BYTES), ENTRIES, max_size=10)

@@ -20,9 +20,9 @@ from rdht.execution import Execution, Outcome
 from rdht.limits import CLIENT_TICK_S
 from rdht.messages import Message, Operation, Reason, Status
 from rdht.profiles import PROFILES
-from rdht.replica import Entry
 from rdht.roster import Roster
 from rdht.session import Session
+from rdht.table import Entry
 from rdht.traffic import total
 from tests.unit.rdht.table import KEY_RANGE, PATIENCE_S, ByHand, Table, answer_to, wait_until
 

@@ -7,7 +7,7 @@ from rdht.errors import RemoteProtocolError
 from rdht.limits import MAX_VALUE_BYTES, MAX_WINDOW
 from rdht.messages import Flag, Message, Name, Operation, Reason, Status
 from rdht.parts import Result
-from rdht.replica import Entry
+from rdht.table import Entry
 from tests.unit.rdht.lone import (
     ABORTED,
     DELETED,

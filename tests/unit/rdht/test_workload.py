@@ -14,9 +14,9 @@ from rdht.errors import ConfigurationError, ConnectError, DeadlineError, RdhtErr
 from rdht.execution import Outcome
 from rdht.messages import Operation, Status
 from rdht.records import Histogram
-from rdht.replica import Entry
 from rdht.roster import Roster
 from rdht.session import Session
+from rdht.table import Entry
 from rdht.traffic import Traffic, total
 from rdht.workload import START_TIMEOUT_S, ClientProcess, Pace, Parameters, classic_commands
 from tests.unit.rdht.table import KEY_RANGE, Table, wait_until

@@ -3,6 +3,7 @@ import pytest
 from rdht.messages import Flag, Message, Reason, Status
 from rdht.participant import Participant
 from rdht.replica import Copy, pack_pages
+from rdht.table import Table
 from tests.unit.rdht.lone import (
     BUSY,
     DONE,
@@ -105,7 +106,7 @@ def test_an_advance_is_on_disk_before_anybody_hears_of_it() -> None:
 
 def test_a_copy_is_on_disk_before_anybody_hears_of_it() -> None:
     participant = serving(durable=True)
-    pages = list(pack_pages(2, [(FAR_KEY, THERE)]))
+    pages = list(pack_pages(2, Table({FAR_KEY: THERE}).pages()))
     joined = Message(Status.JOINED, flags=Flag.INTACT, range=2, epoch=3, version=9)
     participant.install(joined, Copy(*pages), NOW_S)
     assert participant.write_ahead.take() == ([*pages, joined], True)
