@@ -5,7 +5,6 @@ import os
 import shutil
 import statistics
 import subprocess
-import sys
 import time
 import urllib.request
 from abc import ABC, abstractmethod
@@ -13,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks import interpreter
+from benchmarks.interpreter import HOST_PYTHON, PEERS_PYTHON
 from benchmarks.peers import GET_RATIO, KEY_SIZE
 from benchmarks.stage import Stage, TrialError
 from cluster.command import ROOT, STATE
@@ -21,7 +22,6 @@ from rdht.authentication import make_secret
 from rdht.records import Histogram, merged, write_json
 from rdht.roster import DEFAULT_KEY_RANGE
 
-PEERS_PYTHON = STATE / "peers" / "bin" / "python"
 PERCENTILES = 50, 90, 99, 99.9
 _PORT = 7411
 _YARDSTICK = ROOT / "benchmarks" / "yardstick"
@@ -67,9 +67,11 @@ class Contender(ABC):
         if programs:
             return f"there is no {', '.join(programs)}"
         if self.packages:
-            words = [str(PEERS_PYTHON), "-c", f"import {', '.join(self.packages)}"]
-            if not PEERS_PYTHON.exists() or subprocess.run(words, check=False).returncode:
-                return f"{PEERS_PYTHON.relative_to(ROOT)} has no {', '.join(self.packages)}"
+            if why := interpreter.unlike():
+                return why
+            words = [PEERS_PYTHON, "-c", f"import {', '.join(self.packages)}"]
+            if subprocess.run(words, capture_output=True, check=False).returncode:
+                return f"{PEERS_PYTHON} has no {', '.join(self.packages)}"
         return None
 
     @abstractmethod
@@ -109,13 +111,13 @@ class Ours(Contender):
         ]
         write_json(self._roster(stage), {"servers": servers, "secret_file": secret.name})
         for host in stage.hosts:
-            words = [sys.executable, "-m", "rdht", "server", "--name", host]
+            words = [HOST_PYTHON, "-m", "rdht", "server", "--name", host]
             words += ["--roster", str(self._roster(stage))]
             if self.durable:
                 words += ["--durable", str(stage.folder / f"{host}.data")]
             stage.serve(host, words)
         stage.wait_until_listening(_PORT)
-        stage.run([sys.executable, "-m", "rdht", "ping", "--roster", str(self._roster(stage))])
+        stage.run([HOST_PYTHON, "-m", "rdht", "ping", "--roster", str(self._roster(stage))])
 
     @staticmethod
     def _roster(stage: Stage) -> Path:
@@ -125,7 +127,7 @@ class Ours(Contender):
         """Start the client of an experiment on each host."""
         for host in stage.hosts:
             words = [
-                *(sys.executable, "-m", "rdht", "client", "--name", host, "--ready-fd", "1"),
+                *(HOST_PYTHON, "-m", "rdht", "client", "--name", host, "--ready-fd", "1"),
                 *("--roster", str(self._roster(stage)), "--threads", str(load.threads)),
                 *("--key-size", str(KEY_SIZE), "--get-ratio", str(GET_RATIO)),
                 *("--profile", self.profile, "--window", str(self.window)),
@@ -168,7 +170,7 @@ class Peer(Contender):
         """Start peers.py on each host."""
         for host in stage.hosts:
             words = [
-                *(str(PEERS_PYTHON), "-m", "benchmarks.peers", self.name, "--name", host),
+                *(PEERS_PYTHON, "-m", "benchmarks.peers", self.name, "--name", host),
                 *("--servers", ",".join(self.asked_by(stage, host))),
                 *("--threads", str(load.threads), "--seed", str(load.seed)),
                 *("--warmup", str(load.warmup_s), "--duration", str(load.seconds)),

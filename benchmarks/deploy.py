@@ -9,7 +9,7 @@ reach every server. On more hosts it only deploys: so many servers, each with li
 are too much for one machine. Rounds are interleaved; a host is booted anew before each first time.
 The others are installed by
 
-    python3 -m venv .rdht/peers && .rdht/peers/bin/pip install pyinfra ansible-core
+    /usr/bin/python3 -m venv .rdht/peers && .rdht/peers/bin/pip install pyinfra ansible-core
 
 and left out with a line where they are missing.
 """

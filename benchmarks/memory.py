@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks import interpreter
+from benchmarks.interpreter import HOST_PYTHON
 from cluster.command import ROOT
 from rdht.client import Client
 from rdht.records import write_json
@@ -53,7 +55,7 @@ def missing() -> str | None:
     """Say what is not installed; None if all is."""
     needed = ["redis-server", "redis-cli"]
     lacking = [program for program in needed if shutil.which(program) is None]
-    return f"there is no {', '.join(lacking)}" if lacking else None
+    return f"there is no {', '.join(lacking)}" if lacking else interpreter.unfit()
 
 
 def _measure_ours(keys: int, folder: Path) -> float:
@@ -64,7 +66,7 @@ def _measure_ours(keys: int, folder: Path) -> float:
     ]
     roster = folder / "roster.json"
     write_json(roster, {"servers": servers})
-    rdht = [sys.executable, "-m", "rdht"]
+    rdht = [HOST_PYTHON, "-m", "rdht"]
     words = [[*rdht, "server", "--roster", str(roster), "--name", name] for name in names]
     with _running(words[0]) as first, _running(words[1]) as second:
         _wait_for([*rdht, "ping", "--roster", str(roster)])

@@ -7,10 +7,12 @@ client of 8 threads; keys of four letters, 60 % gets, values 0 to 99 as text. A 
 once, in another order each time, with servers that hold nothing yet. Ratios are taken within a
 round, so that a busy machine slows both sides. The peers are installed by
 
-    apt-get install redis-server memcached etcd-server
-    python3 -m venv .rdht/peers && .rdht/peers/bin/pip install redis hiredis pymemcache etcd3
+    apt-get install redis-server memcached etcd-server python3-venv
+    /usr/bin/python3 -m venv .rdht/peers
+    .rdht/peers/bin/pip install redis hiredis pymemcache etcd3
 
-and left out with a line where they are missing. CPU is that of all servers and that of all
+and left out with a line where they are missing. Ours and the peers' clients run with the hosts' own
+interpreter (see interpreter.py). CPU is that of all servers and that of all
 clients; messages are what clients ask and are answered; packets are what the hosts' cards send,
 those between servers too. All figures go to .rdht/benchmark/.
 """
@@ -32,8 +34,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import memory
-from benchmarks.contenders import CONTENDERS, PEERS_PYTHON, Contender, Counted, Latency, Load
+from benchmarks import interpreter, memory
+from benchmarks.contenders import CONTENDERS, Contender, Counted, Latency, Load
+from benchmarks.interpreter import HOST_PYTHON, PEERS_PYTHON
 from benchmarks.memory import Memory
 from benchmarks.stage import Stage, TrialError, Usage
 from cluster.command import ROOT, STATE
@@ -130,6 +133,8 @@ def show(rounds: list[Round], contenders: Iterable[Contender]) -> None:
         *("system", "commands/s", "CPU µs", "messages", "packets"),
         *("get ms p50 / p99", "put ms p50 / p99"),
     )
+    ours, peers = map(interpreter.version, (HOST_PYTHON, PEERS_PYTHON))
+    table.title = f"ours in Python {ours}, the peers' clients in {peers or 'none'}"
     notes: dict[str, list[str]] = {}
     for contender in contenders:
         trials = [one[contender.name] for one in rounds if contender.name in one]
@@ -176,7 +181,7 @@ def _per_cpu(figures: Figures) -> float:
 
 
 def _table(*heads: str) -> Table:
-    table = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True)
+    table = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True, title_justify="left")
     for head in heads:
         table.add_column(head, no_wrap=True)
     return table
@@ -223,10 +228,10 @@ def _machine() -> dict[str, Any]:
         "redis": ["redis-server", "--version"],
         "memcached": ["memcached", "--version"],
         "etcd": ["etcd", "--version"],
-        "peers": [str(PEERS_PYTHON), "-m", "pip", "list", "--format", "freeze"],
+        "peers": [PEERS_PYTHON, "-m", "pip", "list", "--format", "freeze"],
     }
     return {
-        "python": platform.python_version(),
+        "python": {python: interpreter.build(python) for python in (HOST_PYTHON, PEERS_PYTHON)},
         "kernel": platform.release(),
         "cores": os.cpu_count(),
         **{name: _said(words) for name, words in commands.items()},
@@ -250,7 +255,7 @@ def main() -> None:
     options = _options()
     if os.geteuid():
         sys.exit("only root may start programs on the lab's hosts: sudo .venv/bin/python …")
-    if why := netns.missing():
+    if why := netns.missing() or interpreter.unfit():
         sys.exit(why)
     WORK.mkdir(parents=True, exist_ok=True)
     if _file_system() in ("tmpfs", "ramfs"):
