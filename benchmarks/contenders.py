@@ -54,6 +54,7 @@ class Contender(ABC):
 
     needs: tuple[str, ...] = ()  # programs
     packages: tuple[str, ...] = ()  # in the peers' environment
+    is_alone = False  # one client of one thread, instead of one on each host
 
     def __init__(self, name: str, title: str, lacks: str) -> None:
         """Take the name that is typed, the one that is shown, and what a reader must know."""
@@ -74,6 +75,14 @@ class Contender(ABC):
                 return f"{PEERS_PYTHON} has no {', '.join(self.packages)}"
         return None
 
+    def clients(self, stage: Stage) -> list[str]:
+        """Return the hosts that have a client."""
+        return list(stage.hosts)[:1] if self.is_alone else list(stage.hosts)
+
+    def threads(self, load: Load) -> int:
+        """Return how many threads a client has."""
+        return 1 if self.is_alone else load.threads
+
     @abstractmethod
     def serve(self, stage: Stage) -> None:
         """Start a server on each host; return once all serve."""
@@ -90,11 +99,21 @@ class Contender(ABC):
 class Ours(Contender):
     """The table of this project."""
 
-    def __init__(self, name: str, profile: str, window: int, *, durable: bool = False) -> None:
-        """Take how the clients speak, and whether the servers write to disk."""
+    def __init__(
+        self,
+        name: str,
+        profile: str,
+        window: int,
+        *,
+        durable: bool = False,
+        is_alone: bool = False,
+    ) -> None:
+        """Take how the clients speak, whether the servers write to disk, and the load."""
         kind = "durable" if durable else profile
+        load = "one thread" if is_alone else f"window {window}"
         lacks = "linearizable, on two disks" if durable else "linearizable, in two memories"
-        super().__init__(name, f"rdht {kind}, window {window}", lacks)
+        super().__init__(name, f"rdht {kind}, {load}", lacks)
+        self.is_alone = is_alone
         self.profile = profile
         self.window = window
         self.durable = durable
@@ -124,11 +143,11 @@ class Ours(Contender):
         return stage.folder / "roster.json"
 
     def start(self, stage: Stage, load: Load) -> float:
-        """Start the client of an experiment on each host."""
-        for host in stage.hosts:
+        """Start clients of an experiment."""
+        for host in self.clients(stage):
             words = [
                 *(HOST_PYTHON, "-m", "rdht", "client", "--name", host, "--ready-fd", "1"),
-                *("--roster", str(self._roster(stage)), "--threads", str(load.threads)),
+                *("--roster", str(self._roster(stage)), "--threads", str(self.threads(load))),
                 *("--key-size", str(KEY_SIZE), "--get-ratio", str(GET_RATIO)),
                 *("--profile", self.profile, "--window", str(self.window)),
                 *("--warmup", str(load.warmup_s), "--duration", str(load.seconds)),
@@ -141,13 +160,14 @@ class Ours(Contender):
     def count(self, stage: Stage) -> Counted:
         """Read the result files."""
         stage.wait_for_clients()
-        return _read(stage, messages=None)
+        return _read(stage, self.clients(stage), messages=None)
 
 
 class Peer(Contender):
     """A system with a Python client, which peers.py runs on each host."""
 
     messages = (2, 4)  # of a get and of a put
+    python = PEERS_PYTHON
     ports: tuple[int, ...] = (_PORT,)
 
     def serve(self, stage: Stage) -> None:
@@ -167,12 +187,12 @@ class Peer(Contender):
         return [f"{address}:{self.ports[0]}" for address in stage.hosts.values()]
 
     def start(self, stage: Stage, load: Load) -> float:
-        """Start peers.py on each host."""
-        for host in stage.hosts:
+        """Start peers.py."""
+        for host in self.clients(stage):
             words = [
-                *(PEERS_PYTHON, "-m", "benchmarks.peers", self.name, "--name", host),
+                *(self.python, "-m", "benchmarks.peers", self.name, "--name", host),
                 *("--servers", ",".join(self.asked_by(stage, host))),
-                *("--threads", str(load.threads), "--seed", str(load.seed)),
+                *("--threads", str(self.threads(load)), "--seed", str(load.seed)),
                 *("--warmup", str(load.warmup_s), "--duration", str(load.seconds)),
                 *("--start-file", str(stage.start_file), "--results", str(stage.results(host))),
             ]
@@ -182,7 +202,20 @@ class Peer(Contender):
     def count(self, stage: Stage) -> Counted:
         """Read the result files."""
         stage.wait_for_clients()
-        return _read(stage, self.messages)
+        return _read(stage, self.clients(stage), self.messages)
+
+
+class Echo(Peer):
+    """The code that ours speaks with, and a server that does nothing; see echo.py."""
+
+    is_alone = True
+    messages = (2, 2)
+    python = HOST_PYTHON
+
+    def server(self, stage: Stage, host: str, port: int) -> list[str]:
+        """Return a server that writes each message back."""
+        where = ["--address", stage.hosts[host], "--port", str(port)]
+        return [self.python, "-m", "benchmarks.echo", *where]
 
 
 class Redis(Peer):
@@ -338,9 +371,9 @@ class Yardstick(Contender):
         )
 
 
-def _read(stage: Stage, messages: tuple[int, int] | None) -> Counted:
+def _read(stage: Stage, hosts: list[str], messages: tuple[int, int] | None) -> Counted:
     """Sum up result files; `messages` of a get and of a put where the files do not count them."""
-    files = [records.read(stage.results(host)) for host in stage.hosts]
+    files = [records.read(stage.results(host)) for host in hosts]
     for file in files:
         if wrong := [*file.errors, *file.lost.values()]:
             why = f"client {file.client}: {wrong[0]}"
@@ -377,6 +410,8 @@ CONTENDERS: list[Contender] = [
     Ours("fast-8", "fast", 8),
     Ours("fast-32", "fast", 32),
     Ours("durable-32", "fast", 32, durable=True),
+    Ours("alone", "fast", 1, is_alone=True),
+    Echo("echo", "empty echo, one thread", "a server that keeps nothing"),
     Yardstick("yardstick", "C++, original's design", "in two memories; recovers from no crash"),
     Redis("redis", "Redis, one by one", _APART),
     Redis("redis-together", "Redis, both at once", _APART),

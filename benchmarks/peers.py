@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from benchmarks.echo import Echo
 from rdht.messages import Operation
 from rdht.records import ClientRecord, ThreadRecord
 from rdht.roster import DEFAULT_KEY_RANGE
@@ -160,6 +161,7 @@ ADAPTERS = {
     "redis-cluster": RedisCluster,
     "memcached": Memcached,
     "etcd": Etcd,
+    "echo": Echo,
 }
 
 
@@ -184,8 +186,11 @@ def _run(
     commands = classic_commands(parameters, name, record.thread)
     time.sleep(max(0.0, start_s - parameters.warmup_s - time.monotonic()))
     end_s = start_s + parameters.duration_s
-    while (begun_s := time.monotonic()) < end_s:
+    while True:
         command = next(commands)
+        begun_s = time.monotonic()
+        if begun_s >= end_s:
+            break
         found = True
         if command.operation is Operation.GET:
             found = adapter.get(command.key)

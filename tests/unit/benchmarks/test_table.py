@@ -5,7 +5,7 @@ import pytest
 from benchmarks.contenders import CONTENDERS, Counted
 from benchmarks.peers import ADAPTERS, holders
 from benchmarks.stage import Usage
-from benchmarks.table import TARGETS, Figures, Round, Target, ratios
+from benchmarks.table import LATENCY_TARGETS, TARGETS, Figures, Round, Target, ratios
 
 TARGET = Target("", "fast", ("redis", "redis-together"), 2.5)
 
@@ -35,7 +35,7 @@ def test_a_target_and_a_peers_load_name_contenders() -> None:
     names = {contender.name for contender in CONTENDERS}
     assert len(names) == len(CONTENDERS)
     assert set(ADAPTERS) <= names
-    for target in TARGETS:
+    for target in [*TARGETS, *LATENCY_TARGETS.values()]:
         assert {target.ours, *target.others} <= names
 
 
