@@ -29,6 +29,8 @@ class Outcome(StrEnum):
     UNKNOWN = "unknown"
 
 
+# Looking a member up in its enum costs 0.2 us in Python 3.11, a name of the module a tenth.
+_COMMITTED, _DONE = State.COMMITTED, Outcome.DONE
 _NONE, _GET = Reason.NONE, Operation.GET
 _MOVED = {Reason.STALE_EPOCH, Reason.SYNCING}
 _ABSENT = {Reason.SYNCING, Reason.STOPPING}
@@ -197,8 +199,8 @@ class Execution:
         if not coordinator.is_over or self.outcome is not None:
             return
         self.is_unsettled |= coordinator.is_unsettled and len(self.commands) > 1
-        if coordinator.state is State.COMMITTED:
-            self.outcome = Outcome.DONE
+        if coordinator.state is _COMMITTED:
+            self.outcome = _DONE
         elif coordinator.state is State.UNKNOWN:
             self.is_unsettled = True
             self._end(Outcome.UNKNOWN, "no answer in time")

@@ -44,6 +44,15 @@ class _Task:
         except StopIteration:
             self.is_over = True
 
+    def step(self) -> None:
+        """Let the programme go on, and wait until its session has news."""
+        self.resume()
+        if not self.is_over:
+            try:
+                self.session.turn(self.until_s)
+            except RdhtError as error:
+                self.error = error
+
 
 class Loop:
     """Runs the programmes of sessions to their end."""
@@ -59,6 +68,11 @@ class Loop:
 
     def run(self) -> None:
         """Return once all programmes have ended."""
+        if len(self._tasks) == 1:  # which can wait in the read itself
+            (task,) = self._tasks
+            while not task.is_over:
+                task.step()
+            return
         self._news = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         with select.epoll() as self._epoll:
             self._epoll.register(self._news, select.EPOLLIN)
@@ -130,17 +144,9 @@ class Loop:
 
     def _run_alone(self, task: _Task) -> None:
         """Run a programme in a thread of its own, until all connections are there again."""
-        session = task.session
-        while True:
-            task.resume()
-            if task.is_over:
-                break
-            try:
-                session.turn(task.until_s)
-            except RdhtError as error:
-                task.error = error
-            if session.is_whole:
-                break
+        task.step()
+        while not (task.is_over or task.session.is_whole):
+            task.step()
         self._returned.append(task)
         os.eventfd_write(self._news, 1)
 

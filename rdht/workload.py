@@ -38,6 +38,7 @@ PROGRESS_INTERVAL_S = 1.0
 START_TIMEOUT_S = 120.0
 _POLL_S = 0.005
 _MOST_AT_A_RATE = 900  # connections: what waits for them takes no descriptor from 1,024 on
+_DONE = Outcome.DONE
 _LETTERS = string.ascii_lowercase.encode()
 _VALUES = [str(number).encode() for number in range(100)]
 _logger = logging.getLogger("rdht")
@@ -306,7 +307,7 @@ def _count(record: ThreadRecord, start_s: float, execution: Execution) -> None:
     if execution.begun_s < start_s:
         return
     (command,) = execution.commands
-    if execution.outcome is Outcome.DONE:
+    if execution.outcome is _DONE:
         done_s = time.monotonic()
         latency_s = done_s - execution.begun_s
         found = execution.results()[0].found

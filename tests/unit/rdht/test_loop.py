@@ -70,6 +70,11 @@ def closed(sessions: list[FakeSession]) -> object:
         yield
 
 
+def nothing() -> Programme:
+    """End at once; a loop of one session alone would not need to be one."""
+    yield from ()
+
+
 def run(*pairs: tuple[FakeSession, Programme]) -> None:
     Loop((cast("Session", session), programme) for session, programme in pairs).run()
 
@@ -112,7 +117,7 @@ def test_a_programme_waits_until_the_time_that_it_names(sessions: list[FakeSessi
                 yield until_s
             late_s.append(time.monotonic() - until_s)
 
-    run((sessions[0], wait()))
+    run((sessions[0], wait()), (sessions[1], nothing()))
     assert min(late_s) < 0.001  # a poll would always oversleep to the next millisecond
 
 
@@ -126,7 +131,7 @@ def test_a_session_acts_when_something_of_its_own_is_due(sessions: list[FakeSess
         while len(acts) < 5:
             yield None
 
-    run((session, wait()))
+    run((session, wait()), (sessions[1], nothing()))
     assert acts[-1] - acts[0] < 4 * CLIENT_TICK_S
 
 
@@ -170,7 +175,7 @@ def test_a_programme_hears_of_its_sessions_errors(sessions: list[FakeSession], w
     if where == "turn":
         session.is_whole = False
         session.on_turn = fail
-    run((session, listen()))
+    run((session, listen()), (sessions[1], nothing()))
     assert heard == [BROKEN]
 
 
@@ -213,5 +218,25 @@ def test_a_programme_may_end_in_a_thread_of_its_own(sessions: list[FakeSession])
     def end() -> Programme:
         yield None
 
-    run((session, end()))
+    run((session, end()), (sessions[1], nothing()))
     assert session.turns == [None]
+
+
+def test_one_session_alone_takes_its_turns(sessions: list[FakeSession]) -> None:
+    session = sessions[0]
+    heard: list[RdhtError] = []
+
+    def talk() -> Programme:
+        yield 5.0
+        session.on_turn = fail
+        try:
+            yield None
+        except AbortedError as error:
+            heard.append(error)
+
+    def fail() -> None:
+        raise BROKEN
+
+    run((session, talk()))
+    assert session.turns == [5.0]
+    assert heard == [BROKEN]
