@@ -17,6 +17,7 @@ _ROOM = 1.35  # times the logarithmic height of the curves: above them stand the
 _LEAST_SPAN = 3.0  # of an axis, so that what is flat looks flat
 _DECADES = 2.7  # with more, only powers of ten are named
 _LINE = 0.12  # of a panel's height
+_WHOLE = "-"
 _DASHES = (0, (3, 1.5))
 
 
@@ -24,9 +25,9 @@ class Line(NamedTuple):
     """A quantity in a panel."""
 
     quantity: str
-    label: str  # "": it is the only one, or goes with the one before
+    label: str  # "": it is the only one, or of another's colour
     colour: str = BLUE
-    dashes: str | tuple[int, tuple[float, float]] = "-"
+    dashes: str | tuple[int, tuple[float, float]] = _WHOLE  # others have no band
 
 
 Panel = tuple[str, list[Line]]  # what is measured, with its unit
@@ -106,7 +107,8 @@ def _panel(axes: Axes, axis: Axis, lines: list[Line], curves: Curves) -> None:
     ]
     for line, one in found:
         xs, medians, lows, highs = zip(*one.points, strict=True)
-        axes.fill_between(xs, lows, highs, color=line.colour, alpha=0.18, lw=0)
+        if line.dashes == _WHOLE:
+            axes.fill_between(xs, lows, highs, color=line.colour, alpha=0.18, lw=0)
         axes.plot(xs, medians, color=line.colour, ls=line.dashes, lw=1.6, marker="o", ms=3)
     told = [(line, one) for line, one in found if line.label or len(lines) == 1]
     for number, (line, one) in enumerate(told):

@@ -145,10 +145,10 @@ def measure_held(keys: int) -> dict[str, float]:
         stage.end(volatile, signal.SIGKILL)
         begun_s = time.monotonic()
         pair.start_server(stage, volatile)
-        used = stage.usage()
+        _, before_bytes = stage.sent(durable)
         _wait_until_served(stage, pair.roster(stage), volatile)
         rejoin_s = time.monotonic() - begun_s
-        link = stage.usage().since(used).bytes / rejoin_s / _LINK_BYTES_PER_S
+        link = (stage.sent(durable)[1] - before_bytes) / rejoin_s / _LINK_BYTES_PER_S
 
         stage.end(durable, signal.SIGTERM)
         words = [HOST_PYTHON, "-m", "benchmarks.keys", "snapshot", "--name", durable]

@@ -214,10 +214,14 @@ class Stage:
         """Ask the kernel; who has ended is still counted, since nobody has waited for it."""
         packets, size = 0, 0
         for host in {one.host for one in [*self._servers, *self._clients]}:
-            with inside(self._space(host)):
-                more = _sent()
+            more = self.sent(host)
             packets, size = packets + more[0], size + more[1]
         return Usage(_cpu_us(self._servers), _cpu_us(self._clients), packets, size)
+
+    def sent(self, host: str) -> tuple[int, int]:
+        """Return the packets and bytes that a host's card has sent."""
+        with inside(self._space(host)):
+            return _sent()
 
     def wait_for_clients(self) -> list[str]:
         """Return what each client has printed when all have ended well."""
