@@ -1,4 +1,4 @@
-"""Who takes part in table.py: how each one's servers and clients are started on the hosts."""
+"""Who takes part in a benchmark: how each one's servers and clients are started on the hosts."""
 
 import json
 import os
@@ -128,27 +128,46 @@ class Ours(Contender):
             {"name": host, "host": host, "address": address, "port": _PORT}
             for host, address in stage.hosts.items()
         ]
-        write_json(self._roster(stage), {"servers": servers, "secret_file": secret.name})
+        write_json(self.roster(stage), {"servers": servers, "secret_file": secret.name})
         for host in stage.hosts:
-            words = [HOST_PYTHON, "-m", "rdht", "server", "--name", host]
-            words += ["--roster", str(self._roster(stage))]
-            if self.durable:
-                words += ["--durable", str(stage.folder / f"{host}.data")]
-            stage.serve(host, words)
+            self.start_server(stage, host)
         stage.wait_until_listening(_PORT)
-        stage.run([HOST_PYTHON, "-m", "rdht", "ping", "--roster", str(self._roster(stage))])
+        stage.run([HOST_PYTHON, "-m", "rdht", "ping", "--roster", str(self.roster(stage))])
+
+    def start_server(self, stage: Stage, host: str) -> None:
+        """Start the server of one host."""
+        words = [HOST_PYTHON, "-m", "rdht", "server", "--name", host, "--ready-fd", "1"]
+        words += ["--roster", str(self.roster(stage))]
+        if self.is_durable(stage, host):
+            words += ["--durable", str(self.files(stage, host))]
+        stage.serve(host, words)
+
+    def is_durable(self, stage: Stage, host: str) -> bool:
+        """Return whether a host's server writes to disk."""
+        del stage, host
+        return self.durable
 
     @staticmethod
-    def _roster(stage: Stage) -> Path:
+    def roster(stage: Stage) -> Path:
+        """Return where the roster is."""
         return stage.folder / "roster.json"
+
+    @staticmethod
+    def files(stage: Stage, host: str) -> Path:
+        """Return where a durable server keeps what it has promised."""
+        return stage.folder / f"{host}.data"
+
+    def workload(self) -> list[str]:
+        """Return the options that say what commands the clients run."""
+        return ["--key-size", str(KEY_SIZE), "--get-ratio", str(GET_RATIO)]
 
     def start(self, stage: Stage, load: Load) -> float:
         """Start clients of an experiment."""
         for host in self.clients(stage):
             words = [
                 *(HOST_PYTHON, "-m", "rdht", "client", "--name", host, "--ready-fd", "1"),
-                *("--roster", str(self._roster(stage)), "--threads", str(self.threads(load))),
-                *("--key-size", str(KEY_SIZE), "--get-ratio", str(GET_RATIO)),
+                *("--roster", str(self.roster(stage)), "--threads", str(self.threads(load))),
+                *self.workload(),
                 *("--profile", self.profile, "--window", str(self.window)),
                 *("--warmup", str(load.warmup_s), "--duration", str(load.seconds)),
                 *("--seed", str(load.seed), "--start-file", str(stage.start_file)),

@@ -21,12 +21,11 @@ from typing import NamedTuple
 
 from benchmarks import interpreter
 from benchmarks.interpreter import HOST_PYTHON
+from benchmarks.keys import key, value
 from cluster.command import ROOT
-from rdht.client import Client
 from rdht.records import write_json
 
 KEYS = 1_000_000
-_WINDOW = 256
 _ADDRESS = "127.0.0.1"
 _READY_TIMEOUT_S = 20.0
 _POLL_S = 0.02
@@ -48,7 +47,7 @@ class Memory(NamedTuple):
 def measure(keys: int) -> Memory:
     """Fill ours, then Redis."""
     with tempfile.TemporaryDirectory() as folder:
-        return Memory(_measure_ours(keys, Path(folder)), _measure_redis(keys))
+        return Memory(_measure_ours(keys, Path(folder)), measure_redis(keys))
 
 
 def missing() -> str | None:
@@ -70,11 +69,10 @@ def _measure_ours(keys: int, folder: Path) -> float:
     words = [[*rdht, "server", "--roster", str(roster), "--name", name] for name in names]
     with _running(words[0]) as first, _running(words[1]) as second:
         _wait_for([*rdht, "ping", "--roster", str(roster)])
-        before = _resident_bytes(first) + _resident_bytes(second)
-        with Client(roster) as client, client.pipeline(_WINDOW) as pipeline:
-            for number in range(keys):
-                pipeline.put(_key(number), _value(number))
-        grown = _resident_bytes(first) + _resident_bytes(second) - before
+        before = resident_bytes(first) + resident_bytes(second)
+        fill = ["-m", "benchmarks.keys", "fill", "--roster", str(roster), "--keys", str(keys)]
+        subprocess.run([HOST_PYTHON, *fill], cwd=ROOT, check=True)
+        grown = resident_bytes(first) + resident_bytes(second) - before
         held = 0
         for name in names:
             said = _said([*rdht, "status", "--roster", str(roster), "--name", name])
@@ -82,17 +80,18 @@ def _measure_ours(keys: int, folder: Path) -> float:
     return _each(grown, held, keys * len(names))
 
 
-def _measure_redis(keys: int) -> float:
+def measure_redis(keys: int) -> float:
+    """Return what a key takes in Redis."""
     (port,) = map(str, _free_ports(1))
     ask = ["redis-cli", "-h", _ADDRESS, "-p", port]
     with _running([*_REDIS, port]) as server:
         _wait_for([*ask, "ping"])
-        before = _resident_bytes(server)
+        before = resident_bytes(server)
         commands = b"".join(
-            b"SET %s %s\r\n" % (_key(number), _value(number)) for number in range(keys)
+            b"SET %s %s\r\n" % (key(number), value(number)) for number in range(keys)
         )
         subprocess.run([*ask, "--pipe"], input=commands, stdout=subprocess.DEVNULL, check=True)
-        grown = _resident_bytes(server) - before
+        grown = resident_bytes(server) - before
         held = int(_said([*ask, "dbsize"]))
     return _each(grown, held, keys)
 
@@ -102,14 +101,6 @@ def _each(grown: int, held: int, wanted: int) -> float:
         why = f"the servers hold {held} keys, not {wanted}"
         raise RuntimeError(why)
     return grown / held
-
-
-def _key(number: int) -> bytes:
-    return b"%016d" % number
-
-
-def _value(number: int) -> bytes:
-    return b"%064d" % number
 
 
 def _free_ports(count: int) -> list[int]:
@@ -147,7 +138,8 @@ def _said(words: list[str]) -> str:
     return subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
-def _resident_bytes(pid: int) -> int:
+def resident_bytes(pid: int) -> int:
+    """Return what a process has in memory."""
     for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024

@@ -1,8 +1,10 @@
-"""The lab's hosts during one trial of table.py: starts, watches and ends what runs on them."""
+"""The lab's hosts during one trial: starts, watches and ends what runs on them."""
 
+import itertools
 import os
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -66,15 +68,18 @@ class _Process(NamedTuple):
 
 
 class Stage:
-    """The hosts of a lab that is up, and a folder on disk that is empty when a trial begins."""
+    """Hosts of a lab that is up, and a folder on disk that is empty when a trial begins."""
 
     def __init__(self, lab: Path, hosts: Mapping[str, str], folder: Path) -> None:
-        """Take the hosts, each a name and an address; empty the folder."""
+        """Take the hosts that have servers, each a name and an address; empty the folder.
+
+        Clients may be on other hosts of the lab.
+        """
         self.hosts = hosts
         self.folder = folder
         self.start_file = folder / "start"  # names the time at which the clients begin
         self._lab = lab
-        self._spaces = {host: RUN_NETNS / netns.look_up(lab, host).host(host) for host in hosts}
+        self._numbers = itertools.count()  # of logs
         self._servers: list[_Process] = []
         self._clients: list[_Process] = []
         shutil.rmtree(folder, ignore_errors=True)
@@ -86,16 +91,16 @@ class Stage:
 
     def serve(self, host: str, words: list[str]) -> None:
         """Start a server on a host."""
-        log = self.folder / f"server-{len(self._servers)}.log"
+        log = self.folder / f"server-{next(self._numbers)}.log"
         self._servers.append(self._start(host, words, log, None))
 
     def load(self, host: str, words: list[str]) -> None:
         """Start a client on a host; what it prints can be read."""
-        log = self.folder / f"client-{len(self._clients)}.log"
+        log = self.folder / f"client-{next(self._numbers)}.log"
         self._clients.append(self._start(host, words, log, subprocess.PIPE))
 
     def _start(self, host: str, words: list[str], log: Path, out: int | None) -> _Process:
-        with log.open("w", encoding="utf-8") as file, inside(self._spaces[host]):
+        with log.open("w", encoding="utf-8") as file, inside(self._space(host)):
             popen = subprocess.Popen(
                 words,
                 cwd=ROOT,
@@ -103,26 +108,57 @@ class Stage:
                 stdout=file if out is None else out,
                 stderr=file,
                 text=True,
-                process_group=0,  # an interrupt is for table.py alone
+                process_group=0,  # an interrupt is for the benchmark alone
             )
         return _Process(host, log, popen)
 
-    def run(self, words: list[str]) -> str:
+    def _space(self, host: str) -> Path:
+        return RUN_NETNS / netns.look_up(self._lab, host).host(host)
+
+    def pid(self, host: str) -> int:
+        """Return the process number of a host's only server."""
+        return self._server(host).popen.pid
+
+    def _server(self, host: str) -> _Process:
+        (server,) = (one for one in self._servers if one.host == host)
+        return server
+
+    def end(self, host: str, number: signal.Signals) -> None:
+        """Have a host's only server end by a signal."""
+        server = self._server(host)
+        server.popen.send_signal(number)
+        try:
+            server.popen.wait(_GRACE_S)
+        except subprocess.TimeoutExpired as error:
+            why = f"the server on {host} does not end"
+            raise TrialError(why) from error
+        self._servers.remove(server)
+
+    def wait_until_ready(self, host: str) -> None:
+        """Wait until a host's only server has said so."""
+        server = self._server(host)
+
+        def is_ready(_address: str, _port: int) -> bool:
+            return READY in server.log.read_text(encoding="utf-8").split()
+
+        self.wait_until_each(is_ready, (0,))
+
+    def run(self, words: list[str], timeout_s: float = _READY_TIMEOUT_S) -> str:
         """Run a command of the operator's to its end; return what it printed."""
         asked = " ".join(words[:4])
         try:
-            with self._at_the_operator():
+            with self.at_the_operator():
                 done = subprocess.run(
                     words,
                     cwd=ROOT,
                     stdin=subprocess.DEVNULL,
                     capture_output=True,
                     text=True,
-                    timeout=_READY_TIMEOUT_S,
+                    timeout=timeout_s,
                     check=False,
                 )
         except subprocess.TimeoutExpired as error:
-            why = f"{asked} …: no end within {_READY_TIMEOUT_S:.0f} s"
+            why = f"{asked} …: no end within {timeout_s:.0f} s"
             raise TrialError(why) from error
         if done.returncode:
             said = (done.stderr or done.stdout)[-_LONGEST_TAIL:].strip()
@@ -131,7 +167,8 @@ class Stage:
         return done.stdout
 
     @contextmanager
-    def _at_the_operator(self) -> Iterator[None]:
+    def at_the_operator(self) -> Iterator[None]:
+        """Be in the operator's place meanwhile: what connects then is one link from each host."""
         with inside(self._lab / "operator"):
             yield
 
@@ -143,7 +180,7 @@ class Stage:
         deadline_s = time.monotonic() + _READY_TIMEOUT_S
         left = [(address, port) for address in self.hosts.values() for port in ports]
         while left:
-            with self._at_the_operator():
+            with self.at_the_operator():
                 left = [one for one in left if not wanted(*one)]
             for server in self._servers:
                 if server.popen.poll() is not None:
@@ -176,10 +213,15 @@ class Stage:
     def usage(self) -> Usage:
         """Ask the kernel; who has ended is still counted, since nobody has waited for it."""
         packets, size = 0, 0
-        for one in {server.host: server for server in self._servers}.values():
-            more = _sent(one.popen.pid)
+        for host in {one.host for one in [*self._servers, *self._clients]}:
+            more = self.sent(host)
             packets, size = packets + more[0], size + more[1]
         return Usage(_cpu_us(self._servers), _cpu_us(self._clients), packets, size)
+
+    def sent(self, host: str) -> tuple[int, int]:
+        """Return the packets and bytes that a host's card has sent."""
+        with inside(self._space(host)):
+            return _sent()
 
     def wait_for_clients(self) -> list[str]:
         """Return what each client has printed when all have ended well."""
@@ -223,12 +265,12 @@ def _cpu_us(processes: list[_Process]) -> float:
     return ticks / _TICKS_PER_S * 1e6
 
 
-def _sent(pid: int) -> tuple[int, int]:
-    """Return the packets and bytes that the card of a process's host has sent."""
-    for line in Path(f"/proc/{pid}/net/dev").read_text(encoding="ascii").splitlines():
+def _sent() -> tuple[int, int]:
+    """Return the packets and bytes that the card of the host that this thread is in has sent."""
+    for line in Path("/proc/thread-self/net/dev").read_text(encoding="ascii").splitlines():
         card, _, row = line.partition(":")
         if card.strip() == "eth0":
             fields = row.split()
             return int(fields[9]), int(fields[8])
-    why = f"process {pid} is on no host: it sees no eth0"
+    why = "this thread is in no host: it sees no eth0"
     raise TrialError(why)

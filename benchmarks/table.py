@@ -13,54 +13,38 @@ a round, so that a busy machine slows both sides. The peers are installed by
     .rdht/peers/bin/pip install redis hiredis pymemcache etcd3
 
 and left out with a line where they are missing. Ours and the peers' clients run with the hosts' own
-interpreter (see interpreter.py). CPU is that of all servers and that of all
-clients; messages are what clients ask and are answered; packets are what the hosts' cards send,
-those between servers too. All figures go to .rdht/benchmark/.
+interpreter (see interpreter.py). CPU is that of all servers and that of all clients; messages are
+what clients ask and are answered; packets are what the hosts' cards send, those between servers
+too. All figures go to .rdht/benchmark/.
 """
 
 import argparse
-import fcntl
-import os
-import platform
-import signal
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks import interpreter, memory
-from benchmarks.contenders import CONTENDERS, Contender, Counted, Latency, Load
+from benchmarks import interpreter, memory, trial
+from benchmarks.contenders import CONTENDERS, Contender, Latency, Load
 from benchmarks.interpreter import HOST_PYTHON, PEERS_PYTHON
 from benchmarks.memory import Memory
-from benchmarks.stage import Stage, TrialError, Usage
-from cluster.command import ROOT, STATE
+from benchmarks.printing import show as show_table
+from benchmarks.printing import spread, table
+from benchmarks.stage import Stage, TrialError
+from benchmarks.trial import WORK, Figures
+from cluster.command import ROOT
 from lab import netns
 from rdht.records import write_json
 
-WORK = STATE / "benchmark"
 LAB = WORK / "lab"
 TRIAL = WORK / "trial"
 HOSTS = netns.addresses(5)
 THREADS = 8
 WARMUP_S = 1.0
 _MEMORY = "memory"
-_WIDTH = 118
 _YES_NO = {True: "reached", False: "missed"}
-
-
-class Figures(NamedTuple):
-    """One trial."""
-
-    counted: Counted
-    used: Usage  # a command
 
 
 Round = dict[str, Figures]  # by contender
@@ -105,42 +89,20 @@ def run_round(contenders: list[Contender], load: Load) -> Round:
     found = {}
     for contender in contenders:
         try:
-            found[contender.name] = _trial(contender, load)
+            found[contender.name] = trial.run(Stage(LAB, HOSTS, TRIAL), contender, load)
         except TrialError as error:
             sys.stderr.write(f"{contender.name}: {error}\n")
     return found
 
 
-def _trial(contender: Contender, load: Load) -> Figures:
-    stage = Stage(LAB, HOSTS, TRIAL)
-    try:
-        contender.serve(stage)
-        counted_from_s = contender.start(stage, load) + load.warmup_s
-        _sleep_until(counted_from_s)
-        before = stage.usage()
-        _sleep_until(counted_from_s + load.seconds)
-        used = stage.usage().since(before)
-        counted = contender.count(stage)
-        if not counted.commands:
-            why = "its clients have not ended a single command"
-            raise TrialError(why)
-    finally:
-        stage.clear()
-    return Figures(counted, used.a(counted.commands))
-
-
-def _sleep_until(unix_s: float) -> None:
-    time.sleep(max(0.0, unix_s - time.time()))
-
-
 def show(rounds: list[Round], contenders: Iterable[Contender]) -> None:
     """Print what each has done: medians over the rounds."""
-    table = _table(
+    ours, peers = map(interpreter.version, (HOST_PYTHON, PEERS_PYTHON))
+    shown = table(
         *("system", "commands/s", "CPU µs", "messages", "packets"),
         *("get ms p50 / p99", "put ms p50 / p99"),
+        title=f"ours in Python {ours}, the peers' clients in {peers or 'none'}",
     )
-    ours, peers = map(interpreter.version, (HOST_PYTHON, PEERS_PYTHON))
-    table.title = f"ours in Python {ours}, the peers' clients in {peers or 'none'}"
     notes: dict[str, list[str]] = {}
     for contender in contenders:
         trials = [one[contender.name] for one in rounds if contender.name in one]
@@ -148,9 +110,9 @@ def show(rounds: list[Round], contenders: Iterable[Contender]) -> None:
             continue
         notes.setdefault(contender.lacks, []).append(contender.title)
         counted = [trial.counted for trial in trials]
-        table.add_row(
+        shown.add_row(
             contender.title,
-            _spread([one.per_s for one in counted], ",.0f"),
+            spread([one.per_s for one in counted], ",.0f"),
             " + ".join(
                 f"{statistics.median(getattr(trial.used, side) for trial in trials):.0f}"
                 for side in ("server_cpu_us", "client_cpu_us")
@@ -159,29 +121,31 @@ def show(rounds: list[Round], contenders: Iterable[Contender]) -> None:
             f"{statistics.median(trial.used.packets for trial in trials):.1f}",
             *(_latency([getattr(one, kind) for one in counted]) for kind in ("get", "put")),
         )
-    _print(table, *(f"{', '.join(titles)}: {lacks}." for lacks, titles in notes.items()))
+    show_table(shown, *(f"{', '.join(titles)}: {lacks}." for lacks, titles in notes.items()))
 
 
 def show_targets(rounds: list[Round], memory: Memory | None) -> None:
     """Print what was to be reached, and what was."""
-    table = _table("ratio within a round", "target", "measured", "", "1 ÷ CPU")
+    shown = table("ratio within a round", "target", "measured", "", "1 ÷ CPU")
     for target in TARGETS:
         if found := ratios(rounds, target, _per_s):
             reached = statistics.median(found) >= target.goal
-            table.add_row(
-                *(target.title, f"≥ {target.goal:g}", _spread(found, ".2f"), _YES_NO[reached]),
-                _spread(ratios(rounds, target, _per_cpu), ".2f"),
+            shown.add_row(
+                *(target.title, f"≥ {target.goal:g}", spread(found, ".2f"), _YES_NO[reached]),
+                spread(ratios(rounds, target, _per_cpu), ".2f"),
             )
     for kind, target in LATENCY_TARGETS.items():
         if found := ratios(rounds, target, partial(_median_us, kind)):
             reached = statistics.median(found) <= target.goal
-            table.add_row(
-                *(target.title, f"≤ {target.goal:g}", _spread(found, ".2f"), _YES_NO[reached]),
+            shown.add_row(
+                *(target.title, f"≤ {target.goal:g}", spread(found, ".2f"), _YES_NO[reached]),
             )
     if memory:
         measured = f"{memory.ratio:.2f} ({memory.ours:.0f} ÷ {memory.redis:.0f} bytes)"
-        table.add_row("memory a key ÷ Redis", "≤ 1", measured, _YES_NO[memory.ratio <= 1])
-    _print(table, "1 ÷ CPU: the same by the CPU of a command, which a busy machine changes less.")
+        shown.add_row("memory a key ÷ Redis", "≤ 1", measured, _YES_NO[memory.ratio <= 1])
+    show_table(
+        shown, "1 ÷ CPU: the same by the CPU of a command, which a busy machine changes less."
+    )
 
 
 def _per_s(figures: Figures) -> float:
@@ -196,98 +160,26 @@ def _per_cpu(figures: Figures) -> float:
     return 1 / figures.used.cpu_us
 
 
-def _table(*heads: str) -> Table:
-    table = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True, title_justify="left")
-    for head in heads:
-        table.add_column(head, no_wrap=True)
-    return table
-
-
-def _print(table: Table, *notes: str) -> None:
-    if table.row_count:
-        console = Console(width=_WIDTH)
-        for each in (table, *notes):
-            console.print(each)
-
-
-def _spread(values: list[float], style: str) -> str:
-    shown = f"{statistics.median(values):{style}}"
-    return f"{shown} ({min(values):{style}}-{max(values):{style}})"
-
-
 def _latency(rounds: list[Latency]) -> str:
     return " / ".join(
         f"{statistics.median(one[percent] for one in rounds) / 1000:.2f}" for percent in (50, 99)
     )
 
 
-@contextmanager
-def _lab() -> Iterator[None]:
-    """Have the lab up meanwhile; what a killed run has left goes first."""
-    with (WORK / "lock").open("w", encoding="ascii") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            sys.exit(f"another run is using {LAB}: wait for its end")
-        netns.down(LAB)
-        netns.up(LAB, HOSTS)
-        try:
-            yield
-        finally:
-            netns.down(LAB)
-
-
-def _machine() -> dict[str, Any]:
-    """Return what the figures depend on."""
-    commands = {
-        "commit": ["git", "describe", "--always", "--dirty"],
-        "redis": ["redis-server", "--version"],
-        "memcached": ["memcached", "--version"],
-        "etcd": ["etcd", "--version"],
-        "peers": [PEERS_PYTHON, "-m", "pip", "list", "--format", "freeze"],
-    }
-    return {
-        "python": {python: interpreter.build(python) for python in (HOST_PYTHON, PEERS_PYTHON)},
-        "kernel": platform.release(),
-        "cores": os.cpu_count(),
-        **{name: _said(words) for name, words in commands.items()},
-    }
-
-
-def _said(words: list[str]) -> list[str]:
-    try:
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return []
-    return done.stdout.strip().splitlines()
-
-
-def _file_system() -> str:
-    return "".join(_said(["stat", "--file-system", "--format", "%T", str(WORK)]))
-
-
 def main() -> None:
     """Measure, print two tables, and keep all figures."""
     options = _options()
-    if os.geteuid():
-        sys.exit("only root may start programs on the lab's hosts: sudo .venv/bin/python …")
-    if why := netns.missing() or interpreter.unfit():
-        sys.exit(why)
-    WORK.mkdir(parents=True, exist_ok=True)
-    if _file_system() in ("tmpfs", "ramfs"):
-        sys.exit(f"{WORK} is in memory: what is durable must be written to a disk")
-    for sent in (signal.SIGINT, signal.SIGTERM):  # & would have the former ignored
-        signal.signal(sent, lambda *_: sys.exit("interrupted: the lab goes down"))
+    trial.prepare()
     contenders = [one for one in CONTENDERS if one.name in options.only and _is_here(one)]
     path = WORK / time.strftime("table-%Y%m%dT%H%M%S.json")
-    kept = {"machine": _machine(), "disk": _file_system(), "options": vars(options)}
+    kept = {"machine": trial.machine(), "options": vars(options)}
     rounds: list[Round] = []
 
     def keep(**more: object) -> None:
         write_json(path, {**kept, "rounds": [_plain(one) for one in rounds], **more})
 
     if contenders:
-        with _lab():
+        with trial.lab(LAB, HOSTS):
             for number in range(options.rounds):
                 turn = number % len(contenders)
                 load = Load(THREADS, WARMUP_S, options.seconds, seed=number)

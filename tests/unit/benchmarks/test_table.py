@@ -5,7 +5,8 @@ import pytest
 from benchmarks.contenders import CONTENDERS, Counted
 from benchmarks.peers import ADAPTERS, holders
 from benchmarks.stage import Usage
-from benchmarks.table import LATENCY_TARGETS, TARGETS, Figures, Round, Target, ratios
+from benchmarks.table import LATENCY_TARGETS, TARGETS, Round, Target, ratios
+from benchmarks.trial import Figures
 
 TARGET = Target("", "fast", ("redis", "redis-together"), 2.5)
 
