@@ -11,7 +11,13 @@ import struct
 from collections.abc import Iterable
 
 from rdht.errors import RemoteProtocolError
-from rdht.limits import COPY_PAGE_BYTES, COPY_RETRY_S, JOIN_RETRY_S, KNOWN_INTERVAL_S
+from rdht.limits import (
+    COPY_PAGE_BYTES,
+    COPY_RETRY_S,
+    JOIN_RETRY_S,
+    KNOWN_INTERVAL_S,
+    MAX_COPY_RETRY_S,
+)
 from rdht.messages import Flag, Message, Name, Outgoing, Reason, Status, encode
 from rdht.participant import Participant
 from rdht.replica import Copy, CopyPage, Mode, Replica, copy_key, founded_of
@@ -28,6 +34,7 @@ class _Joining:
         self.source = (0, 0)  # incarnation of the server whose copy this is, and the epoch
         self.copy = Copy()
         self.next_s = 0.0
+        self.pause_s = JOIN_RETRY_S  # between two questions; doubled while a copy is under way
 
 
 class _Giving:
@@ -75,7 +82,9 @@ class Rejoin:
             if now_s < joining.next_s:
                 continue
             if replica.mode is Mode.JOINING:
-                joining.next_s = now_s + JOIN_RETRY_S
+                joining.next_s = now_s + joining.pause_s
+                if joining.pause_s >= COPY_RETRY_S:
+                    joining.pause_s = min(2 * joining.pause_s, MAX_COPY_RETRY_S)
                 out.append((replica.partner, self._join_message(number)))
             elif number in self._joined:
                 joining.next_s = now_s + JOIN_RETRY_S
@@ -148,7 +157,7 @@ class Rejoin:
             epoch = (replica.epoch if giving is None else giving.epoch) + 1
             giving = self._giving[number] = _Giving(message.name.client, epoch)
         # What was received from another giver, or before this one restarted, does not count.
-        start = message.version if message.name.sequence == self._incarnation else 0
+        start = message.version if message.name.sequence == self._incarnation else None
         if self._participant.is_quiet(number):
             out.append((replica.partner, self._page(replica, giving, start)))
         return out
@@ -190,18 +199,24 @@ class Rejoin:
             return []
         return [(server, self._known_message()._replace(flags=Flag.SILENT))]
 
-    def _page(self, replica: Replica, giving: _Giving, start: int) -> Message:
+    def _page(self, replica: Replica, giving: _Giving, asked: int | None) -> Message:
+        """Return the page that follows so many rows; None: to who has not heard of this copy.
+
+        It may ask again before the first page can be there: that one is short, or even empty.
+        """
         if giving.pages is None:
             giving.pages, giving.rows = replica.table.pages(), len(replica.table)
             commits = self._participant.memory.commits(replica.number)
             giving.memories = [encode(one) for one in commits]
+        start = asked or 0
         if start < giving.rows and start not in giving.starts:
             start = 0
         end, total, rows, page = start, giving.rows + len(giving.memories), 0, bytearray()
         if start < giving.rows:
-            # The first may be asked for again before it can be there, and is short.
-            size_bytes = COPY_PAGE_BYTES if start else COPY_PAGE_BYTES // 16
+            size_bytes = COPY_PAGE_BYTES // 16 if asked is None else COPY_PAGE_BYTES
             packed, rows, place = cut(giving.pages, giving.starts[start], size_bytes)
+            if asked is None and len(packed) > 2 * size_bytes:  # a row at least, of a long value
+                packed, rows, place = b"", 0, giving.starts[start]
             end += rows
             page += packed
             if end < giving.rows:
@@ -255,7 +270,7 @@ class Rejoin:
         self._participant.check(page.memories)  # BEFORE anything is changed
         source = (giver, message.epoch)
         if source != joining.source:
-            joining.source, joining.copy = source, Copy()
+            joining.source, joining.copy, joining.pause_s = source, Copy(), COPY_RETRY_S
         if message.version != joining.copy.size:
             return []
         joining.copy.extend(page)
@@ -272,5 +287,5 @@ class Rejoin:
             self._joined[replica.number] = message.epoch
             self._partners[replica.number] = giver
             return [(replica.partner, self._joined_message(replica.number))]
-        joining.next_s = now_s + COPY_RETRY_S
+        joining.next_s = now_s + joining.pause_s
         return [(replica.partner, self._join_message(replica.number))]

@@ -22,6 +22,7 @@ class _Frozen(NamedTuple):
 _ATOMS = (int, str, bytes, float, type(None), enum.Enum)
 _STEADY: dict[str, float | str] = {  # attributes that are no part of the state
     "next_s": 0.0,
+    "pause_s": 0.1,
     "due_s": 0.0,
     "_backoff_s": 0.0,
     "conflicts": 0,

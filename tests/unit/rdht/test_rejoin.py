@@ -272,10 +272,30 @@ def test_a_page_that_may_be_on_its_way_is_not_asked_for_again() -> None:
     asked = [
         [one.version for _, one in server.rejoin.tick(world.now_s + after_s) if one.range == 0
          and one.status is Status.JOIN]
-        for after_s in (0, JOIN_RETRY_S, COPY_RETRY_S, COPY_RETRY_S + JOIN_RETRY_S)
+        for after_s in (0, JOIN_RETRY_S, *(number * COPY_RETRY_S for number in range(1, 9)))
     ]  # fmt: skip
     start = copied[2].version
-    assert asked == [[], [], [start], [start]]
+    # Each repeat may be on its way, too, and makes a slow link slower: after 1, 2, 4 and 8 s.
+    assert asked == [[], [], [start], [start], [], [start], [], [], [], [start]]
+
+
+def test_a_first_page_is_empty_where_a_row_would_make_it_long() -> None:
+    world = founded()
+    value = b"v" * MAX_VALUE_BYTES
+    keep(world, 0, *((b"%04d" % number, Entry(value, 1)) for number in range(3)))
+    copied: list[int] = []
+
+    def look(_sender: str, _to: str, message: Message) -> bool:
+        if message.status is Status.COPY and message.range == 0:
+            copied.append(len(message.value))
+        return False
+
+    world.held = look
+    world.start("b").pass_time()
+    first, *others = copied
+    assert first == 0
+    assert len(others) == 3
+    assert len(world.servers["b"].participant.replicas[0].table) == 3
 
 
 def test_a_copy_that_was_begun_by_a_giver_before_starts_anew() -> None:
