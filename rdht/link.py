@@ -80,4 +80,4 @@ class Link(threading.Thread):
                 return
             for message in messages:
                 connection.queue(message)
-            connection.flush()
+            connection.push()

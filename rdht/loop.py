@@ -2,7 +2,8 @@
 
 An interpreter runs one thread at a time, and handing it from one to the other costs more than a
 message does. So whatever has all its connections shares one thread and one epoll. A session that
-has lost one gets a thread of its own until all are there again, as connecting takes its time.
+has lost one, or that sends more than a socket takes, gets a thread of its own until it need not
+wait any more.
 """
 
 import os
@@ -31,6 +32,7 @@ class _Task:
         self.is_over = False
         self.watched: list[int] = []  # descriptors
         self.changes = -1  # of the session's connections, as they are watched
+        self.thread: threading.Thread | None = None  # of its own
         self._programme = programme
 
     def resume(self) -> None:
@@ -86,7 +88,7 @@ class Loop:
         touched: dict[_Task, None] = {}
         for descriptor, _event in self._wait():
             task = self._owners.get(descriptor)
-            if task is None:
+            if task is None:  # `_news`
                 touched |= dict.fromkeys(self._take_back())
                 continue
             touched[task] = None
@@ -125,13 +127,16 @@ class Loop:
                 self._forget(task)
                 self._tasks.remove(task)
                 return
-            if not session.is_whole:
+            session.flush()
+            if not session.is_whole:  # BEFORE it makes a connection again here
                 break
             try:
                 left_s = session.act()
             except RdhtError as error:
                 task.error = error
                 continue
+            if not session.is_whole:
+                break
             if task.changes != session.changes:
                 self._watch(task)
             if left_s < CLIENT_TICK_S or task.until_s:
@@ -140,11 +145,11 @@ class Loop:
             return
         self._forget(task)
         self._alone.add(task)
-        threading.Thread(target=self._run_alone, args=(task,), daemon=True).start()
+        task.thread = threading.Thread(target=self._run_alone, args=(task,), daemon=True)
+        task.thread.start()
 
     def _run_alone(self, task: _Task) -> None:
-        """Run a programme in a thread of its own, until all connections are there again."""
-        task.step()
+        """Run a programme in a thread of its own, until its session need not wait any more."""
         while not (task.is_over or task.session.is_whole):
             task.step()
         self._returned.append(task)
@@ -154,6 +159,9 @@ class Loop:
         """Return the tasks that no other thread runs any more, but those that are over."""
         os.eventfd_read(self._news)
         back = [self._returned.popleft() for _ in range(len(self._returned))]
+        for task in back:
+            assert task.thread is not None
+            task.thread.join()  # it may be about to tell of its return, and needs `_news` for that
         self._alone.difference_update(back)
         self._tasks.difference_update(task for task in back if task.is_over)
         return [task for task in back if not task.is_over]

@@ -77,6 +77,7 @@ class Session:
         self._connections: dict[str, ClientConnection] = {}
         self._by_descriptor: dict[int, ClientConnection] = {}
         self._unflushed: dict[str, ClientConnection] = {}
+        self._stuck: dict[str, ClientConnection] = {}  # those that took but a part of it
         self._reconnect_s: dict[str, float] = {}  # when to connect again to a server that was lost
         self._next_connect_s: dict[str, float] = {}
         self._poll = select.poll()
@@ -110,9 +111,10 @@ class Session:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all connections are open, so that nothing it does waits for one."""
+        """Whether all connections are open and take what is sent: nothing it does will wait."""
         return (
             len(self._connections) == len(self._roster.servers)
+            and not self._stuck
             and not self._must_renew
             and not self._closed
         )
@@ -153,7 +155,7 @@ class Session:
         while execution.outcome is None:
             self.turn()
         if not self._running:
-            self._flush()  # no next frame is about to carry the last news
+            self._push()  # no next frame is about to carry the last news
         return execution
 
     def submit(
@@ -172,7 +174,7 @@ class Session:
             why = "the session is closed"
             raise AbortedError(why, self.lost)
         if self._must_renew:
-            self._flush()
+            self.flush()
             self._renew()
         self._sequence += 1
         now_s = time.monotonic()
@@ -200,7 +202,7 @@ class Session:
         """Wait until all commands in flight have ended, and send all news."""
         while self._running:
             self.turn()
-        self._flush()
+        self._push()
 
     def wait(self, execution: Execution) -> None:
         """Wait until one command has ended."""
@@ -260,11 +262,11 @@ class Session:
 
     def act(self) -> float:
         """Send what is queued and do what is due; return how long (s) until something else is."""
-        self._flush()
+        self.flush()
         if not (self._reconnect_s or self._paused or self._closed):
             return CLIENT_TICK_S
         timeout_s = self._act_on_time()
-        self._flush()
+        self.flush()
         return timeout_s
 
     def take(self, descriptor: int) -> None:
@@ -276,6 +278,8 @@ class Session:
     def turn(self, until_s: float | None = None) -> None:
         """Act, and wait for what arrives: for a while, but not past `until_s` (monotonic)."""
         timeout_s = self.act()
+        if self._stuck:
+            self._push()
         if until_s is not None:
             timeout_s = max(0.0, min(timeout_s, until_s - time.monotonic()))
             ready = select.select(list(self._by_descriptor), [], [], timeout_s)[0]
@@ -337,7 +341,6 @@ class Session:
             self._lose(connection.server, error)
             return
         if not messages:
-            connection.owed = 0  # or so it seems: look at all connections next
             self.end_overdue()
         for message in messages:
             execution = self._running.get(message.name.sequence)
@@ -369,13 +372,26 @@ class Session:
             if self._trace:
                 self._log_trace(server, execution, message)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send what is queued, as far as the sockets take it now."""
         while self._unflushed:
             server, connection = self._unflushed.popitem()
             try:
-                connection.flush()
+                if not connection.flush():
+                    self._stuck[server] = connection
             except NetworkError as error:
                 self._lose(server, error)
+
+    def _push(self) -> None:
+        """Send what is queued, however long the sockets take."""
+        self.flush()
+        while self._stuck:
+            server, connection = self._stuck.popitem()
+            try:
+                connection.push()
+            except NetworkError as error:
+                self._lose(server, error)
+            self.flush()
 
     def _lose(self, server: str, error: RdhtError) -> None:
         """Take note of a lost connection; what was in flight on it goes on on another one."""
@@ -463,6 +479,7 @@ class Session:
             return
         self.changes += 1
         self._unflushed.pop(server, None)
+        self._stuck.pop(server, None)
         del self._by_descriptor[connection.fileno()]
         self._poll.unregister(connection.fileno())
         self._past.setdefault(server, Traffic()).add(connection.count())  # BEFORE it is closed

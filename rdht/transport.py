@@ -35,9 +35,9 @@ from rdht.roster import ServerAddress
 from rdht.table import Entry
 from rdht.traffic import Traffic
 
-# tcpi_data_segs_in and tcpi_data_segs_out of struct tcp_info in linux/tcp.h, since Linux 4.6.
 # Python takes 0.3 us for an enum's `&`, and 0.2 us to look a member up.
 _SILENT, _ERROR = int(Flag.SILENT), Status.ERROR
+# tcpi_data_segs_in and tcpi_data_segs_out of struct tcp_info in linux/tcp.h, since Linux 4.6.
 _TCP_INFO = struct.Struct("=152xII")
 
 
@@ -174,12 +174,14 @@ class ClientConnection:
         """Connect and shake hands, within `timeout_s` each; ConnectError says why not."""
         self.server = server.name
         self.owed = 0  # answers
+        self._timeout_s = timeout_s
         self._awaited = 0  # answers that were owed at `_since_s`
         self._since_s = 0.0
         self._decoder = Decoder()
         self._packer = Packer()
         self.traffic = Traffic(self._packer.tally, self._decoder.tally)
-        self._unsent: list[bytes] = []
+        self._unsent = b""  # what the socket did not take
+        self._queued: list[bytes] = []
         self._last_words = ""  # of an ERROR
         where = f"server {server.name} at {server.address}:{server.port}"
         try:
@@ -218,11 +220,14 @@ class ClientConnection:
 
     def _converse(self, expected: Status) -> Message:
         """Send what is queued, and return the one answer to it."""
-        self.flush()
-        messages = self.receive()
-        if not messages:
-            why = "no answer in time"
-            raise DeadlineError(why)
+        self.push()
+        messages: list[Message] = []
+        deadline_s = time.monotonic() + self._timeout_s
+        while not messages:
+            messages = self.receive()
+            if time.monotonic() >= deadline_s and not messages:
+                why = "no answer in time"
+                raise DeadlineError(why)
         status = messages[0].status
         if status is Status.WELCOME is not expected:
             why = "it does not ask for the secret that this side's roster names"
@@ -239,16 +244,34 @@ class ClientConnection:
 
     def queue(self, message: Message) -> None:
         """Have a message sent with the next `flush`."""
-        self._unsent.append(self._packer.pack(message))
+        self._queued.append(self._packer.pack(message))
         if not message.flags & _SILENT:
             self.owed += 1
 
-    def flush(self) -> None:
-        """Send what is queued; ConnectionLostError or DeadlineError if that is not to be had."""
-        unsent, self._unsent = self._unsent, []
+    def flush(self) -> bool:
+        """Send of what is queued what the socket takes now; return whether that was all.
+
+        Raises ConnectionLostError.
+        """
+        data, self._unsent = self._unsent + b"".join(self._queued), b""
+        self._queued.clear()
         if self.owed != self._awaited:
             self._count_wait()
-        data = unsent[0] if len(unsent) == 1 else b"".join(unsent)
+        try:
+            sent = self._socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise self._lost(error) from error
+        if sent < len(data):
+            self._unsent = data[sent:]
+        return not self._unsent
+
+    def push(self) -> None:
+        """Send all that is queued; ConnectionLostError or DeadlineError if that cannot be."""
+        if self.flush():
+            return
+        data, self._unsent = self._unsent, b""
         try:
             self._socket.sendall(data)
         except BlockingIOError as error:
@@ -263,7 +286,7 @@ class ClientConnection:
         Raises DeadlineError, or as `receive`.
         """
         self.queue(message)
-        self.flush()
+        self.push()
         deadline_s = time.monotonic() + CONNECT_TIMEOUT_S
         while time.monotonic() < deadline_s:
             for answer in self.receive():
@@ -272,26 +295,26 @@ class ClientConnection:
         raise DeadlineError(why)
 
     def receive(self) -> list[Message]:
-        """Return what has arrived, waiting for it up to CLIENT_TICK_S.
+        """Return what has arrived whole, waiting for something up to CLIENT_TICK_S.
 
-        Raises ConnectionLostError, with the server's words if it sent an ERROR;
-        RemoteProtocolError and AuthenticationError for what is no frame.
+        Nothing owed any more, or so it seems, if that was in vain. Raises ConnectionLostError,
+        with the server's words if it sent an ERROR; RemoteProtocolError and AuthenticationError
+        for what is no frame.
         """
-        messages: list[Message] = []
-        while not messages:  # the rest of a large frame is on its way
-            if self._last_words:
-                raise ConnectionLostError(self._last_words)
-            try:
-                data = self._socket.recv(RECEIVE_BYTES)
-            except BlockingIOError:
-                return []
-            except OSError as error:
-                raise self._lost(error) from error
-            if not data:
-                raise self._lost(None)
-            messages = self._decoder.feed(data)
-            if messages and messages[-1].status is _ERROR:
-                self._last_words = messages.pop().value.decode(errors="replace")
+        if self._last_words:
+            raise ConnectionLostError(self._last_words)
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            self.owed = 0
+            return []
+        except OSError as error:
+            raise self._lost(error) from error
+        if not data:
+            raise self._lost(None)
+        messages = self._decoder.feed(data)
+        if messages and messages[-1].status is _ERROR:
+            self._last_words = messages.pop().value.decode(errors="replace")
         self.owed = max(0, self.owed - len(messages))
         self._count_wait()
         return messages

@@ -178,7 +178,12 @@ class ClientProcess:
             (session, self._programme(start_s, session, record))
             for session, record in zip(self._sessions, self._records, strict=True)
         )
-        thread = threading.Thread(target=loop.run, daemon=True)
+
+        def run() -> None:
+            self._stop.wait(max(0.0, start_s - warmup_s - time.monotonic()))
+            loop.run()
+
+        thread = threading.Thread(target=run, daemon=True)
         thread.start()
         next_s = start_s + PROGRESS_INTERVAL_S
         seconds: list[Second] = []
@@ -234,8 +239,6 @@ class ClientProcess:
         """Run one thread, from its warm-up to its record."""
         parameters, thread = self._parameters, record.thread
         begin_s = start_s - parameters.warmup_s
-        while time.monotonic() < begin_s and not self._stop.is_set():
-            yield begin_s
         record.started_s = max(0.0, time.monotonic() - start_s)
         session.on_end = functools.partial(_count, record, start_s)
         try:
@@ -286,17 +289,22 @@ class ClientProcess:
         limit = parameters.commands if stamp_s is None else None
         commands = commands_of(parameters, stream, thread)
         pace = Pace(parameters, stream, thread, begin_s) if parameters.rate_per_s else None
+        command: Command | None = None
         begun = 0
         while (now_s := time.monotonic()) < end_s and begun != limit and not self._stop.is_set():
             intended_s = pace.begin_s(begun) if pace else stamp_s
             if pace and intended_s and now_s < intended_s:
                 yield min(intended_s, end_s)
                 continue
-            command = next(commands)
-            while not session.has_room((command.key,), parameters.window):
+            command = command or next(commands)
+            if not session.has_room((command.key,), parameters.window):
                 yield None
+                continue
             session.submit((command,), parameters.window, intended_s)
+            command = None
             begun += 1
+            if not session.is_busy:  # it ended at once, as its range is lost
+                yield None
         if pace and limit is None and not self._stop.is_set():
             return pace.due(end_s) - begun
         return 0

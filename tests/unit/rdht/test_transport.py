@@ -487,7 +487,7 @@ def test_a_server_that_does_not_read_is_not_waited_for_for_ever(
     def send_much() -> None:
         for _ in range(100):
             connection.queue(Message(Status.REQUEST, value=b"v" * MAX_VALUE_BYTES))
-            connection.flush()
+            connection.push()
 
     try:
         with pytest.raises(DeadlineError, match="s0 took no more bytes in time"):

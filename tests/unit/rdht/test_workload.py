@@ -113,8 +113,9 @@ class SlowSession:
     def has_room(self, _keys: tuple[bytes], _window: int) -> bool:
         return True
 
-    def turn(self, until_s: float) -> None:
-        time.sleep(max(0.0, until_s - time.monotonic()))  # as a session with nothing to take
+    def turn(self, until_s: float | None) -> None:
+        if until_s:
+            time.sleep(max(0.0, until_s - time.monotonic()))  # as a session with nothing to take
 
     def drain(self) -> None:
         """All have ended."""
