@@ -1,7 +1,7 @@
 """A worker: one thread, one epoll, its own share of a server's connections.
 
-So 8 workers serve 40 sockets and more. A worker reads what is there and has it dealt with as one
-batch; what is to be sent because of it, any worker may write.
+So one serves 40 sockets, and 8 do. A worker reads what is there and has it dealt with as one batch;
+what is to be sent because of it, any worker may write.
 """
 
 import select

@@ -30,7 +30,7 @@ def run(  # noqa: PLR0913 - each is an option
     operator: Operator,
     *,
     options: ClientOptions,
-    workers: int = 8,
+    workers: int = 1,
     durable: bool = False,
     servers: int = 0,
     clients: int = 0,
