@@ -61,6 +61,12 @@ def test_what_a_client_cannot_ask_about_any_more_is_forgotten() -> None:
     assert participant.memory.remembered == {}
 
 
+def test_the_values_of_a_command_that_is_over_are_not_kept() -> None:
+    (tx,) = after(COMMITTED).transactions.values()
+    assert tx.state is State.COMMITTED
+    assert not any((tx.parts, tx.staged, tx.answers, tx.request.value))
+
+
 def test_memories_of_commits_are_told_of_one_range_or_of_all() -> None:
     participant = after(COMMITTED, act(request(T2)), hear("b", answer(DONE, T2)))
     whole = Message(DONE, T1, Operation.MANY, value=parts.pack([(0, 1), (2, 1)], ()))

@@ -296,6 +296,16 @@ def test_a_server_tells_its_figures(table: Table) -> None:
     assert figures["ranges"][str(table.ring.range_of(KEY))] == {"mode": "serving", "epoch": 1}
 
 
+def test_what_has_come_on_connections_that_are_closed_still_counts(table: Table) -> None:
+    server = table["s0"]
+    connection = table.connect("s0", 5)
+    figures = server.stats()
+    connection.close()
+    wait_until(lambda: server.stats()["connections"] == figures["connections"] - 1)
+    hellos = server.stats()["messages_received"]["HELLO"]
+    assert hellos == figures["messages_received"]["HELLO"] > 0
+
+
 def test_figures_are_told_while_others_write(table: Table) -> None:
     client = table.client()
     stop = threading.Event()
