@@ -96,7 +96,34 @@ class Contender(ABC):
         """Wait until the clients end; return what they counted."""
 
 
-class Ours(Contender):
+class Recorded(Contender):
+    """A system whose clients are Python programs that leave result files of ours."""
+
+    messages: tuple[int, int] | None = None  # of a get and of a put, where no file counts them
+
+    @abstractmethod
+    def client(self, stage: Stage, host: str) -> list[str]:
+        """Return the command of one client, but for the load that all of them take."""
+
+    def start(self, stage: Stage, load: Load) -> float:
+        """Start the clients, which wait for each other."""
+        for host in self.clients(stage):
+            words = [
+                *self.client(stage, host),
+                *("--name", host, "--threads", str(self.threads(load)), "--seed", str(load.seed)),
+                *("--warmup", str(load.warmup_s), "--duration", str(load.seconds)),
+                *("--start-file", str(stage.start_file), "--results", str(stage.results(host))),
+            ]
+            stage.load(host, words)
+        return stage.start_clients()
+
+    def count(self, stage: Stage) -> Counted:
+        """Read the result files."""
+        stage.wait_for_clients()
+        return _read(stage, self.clients(stage), self.messages)
+
+
+class Ours(Recorded):
     """The table of this project."""
 
     def __init__(
@@ -161,31 +188,20 @@ class Ours(Contender):
         """Return the options that say what commands the clients run."""
         return ["--key-size", str(KEY_SIZE), "--get-ratio", str(GET_RATIO)]
 
-    def start(self, stage: Stage, load: Load) -> float:
-        """Start clients of an experiment."""
-        for host in self.clients(stage):
-            words = [
-                *(HOST_PYTHON, "-m", "rdht", "client", "--name", host, "--ready-fd", "1"),
-                *("--roster", str(self.roster(stage)), "--threads", str(self.threads(load))),
-                *self.workload(),
-                *("--profile", self.profile, "--window", str(self.window)),
-                *("--warmup", str(load.warmup_s), "--duration", str(load.seconds)),
-                *("--seed", str(load.seed), "--start-file", str(stage.start_file)),
-                *("--results", str(stage.results(host))),
-            ]
-            stage.load(host, words)
-        return stage.start_clients()
-
-    def count(self, stage: Stage) -> Counted:
-        """Read the result files."""
-        stage.wait_for_clients()
-        return _read(stage, self.clients(stage), messages=None)
+    def client(self, stage: Stage, host: str) -> list[str]:
+        """Return a client of an experiment."""
+        del host
+        return [
+            *(HOST_PYTHON, "-m", "rdht", "client", "--ready-fd", "1"),
+            *("--roster", str(self.roster(stage)), *self.workload()),
+            *("--profile", self.profile, "--window", str(self.window)),
+        ]
 
 
-class Peer(Contender):
+class Peer(Recorded):
     """A system with a Python client, which peers.py runs on each host."""
 
-    messages = (2, 4)  # of a get and of a put
+    messages = (2, 4)
     python = PEERS_PYTHON
     ports: tuple[int, ...] = (_PORT,)
 
@@ -205,23 +221,10 @@ class Peer(Contender):
         del host
         return [f"{address}:{self.ports[0]}" for address in stage.hosts.values()]
 
-    def start(self, stage: Stage, load: Load) -> float:
-        """Start peers.py."""
-        for host in self.clients(stage):
-            words = [
-                *(self.python, "-m", "benchmarks.peers", self.name, "--name", host),
-                *("--servers", ",".join(self.asked_by(stage, host))),
-                *("--threads", str(self.threads(load)), "--seed", str(load.seed)),
-                *("--warmup", str(load.warmup_s), "--duration", str(load.seconds)),
-                *("--start-file", str(stage.start_file), "--results", str(stage.results(host))),
-            ]
-            stage.load(host, words)
-        return stage.start_clients()
-
-    def count(self, stage: Stage) -> Counted:
-        """Read the result files."""
-        stage.wait_for_clients()
-        return _read(stage, self.clients(stage), self.messages)
+    def client(self, stage: Stage, host: str) -> list[str]:
+        """Return peers.py."""
+        servers = ",".join(self.asked_by(stage, host))
+        return [self.python, "-m", "benchmarks.peers", self.name, "--servers", servers]
 
 
 class Echo(Peer):
