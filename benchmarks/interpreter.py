@@ -1,7 +1,7 @@
 """The hosts' interpreter, which ours and the peers' Python clients run with alike.
 
-It is what `fab` finds on a host: python3 in the folders that sshd looks in. A distribution builds
-it with profile-guided optimisation. The one of `.venv` may be built without, and half as fast.
+It is what `fab` finds on a host: python3 in the folders that sshd looks in. The one of `.venv` may
+be another build, and slower or faster.
 """
 
 import shutil
