@@ -147,12 +147,10 @@ class Execution:
         """Take a server's answer, unless it is to an attempt before."""
         if message.name.attempt != self._attempt or self.due_s is not None:
             return []
-        coordinator = self._running
-        out = coordinator.receive(server, message)
+        out = self._running.receive(server, message)
         if message.reason in _MOVED:
             self._epochs[message.range] = max(message.epoch, self._epochs.get(message.range, 0))
-        if coordinator.is_over:
-            self._judge(now_s, jitter)
+        self._judge(now_s, jitter)
         return out
 
     def lost(

@@ -240,17 +240,8 @@ class Table(Mapping[bytes, Entry]):
             page = pages[number]
             kept: list[bytes] = []
             moved: list[bytes] = []
-            at, end = 0, len(page)
-            while at < end:
-                key_bytes, value_bytes = _lengths(page, at)
-                key_at = at + _ROW_BYTES
-                value_at = key_at + key_bytes
-                row_end = value_at + value_bytes
-                if hash(page[key_at:value_at]) & mask == number:
-                    kept.append(page[at:row_end])
-                else:
-                    moved.append(page[at:row_end])
-                at = row_end
+            for key, row in _rows(page):
+                (kept if hash(key) & mask == number else moved).append(row)
             pages[number] = b"".join(kept)
             pages.append(b"".join(moved))
             room += _PAGE_LOAD
@@ -262,7 +253,7 @@ class Table(Mapping[bytes, Entry]):
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield all keys as they are now."""
-        return (key for page in self.pages() for key, _ in _rows(page))
+        return (key for page in self.pages() for key, _ in entries_of(page))
 
     def __len__(self) -> int:
         """Return the number of keys, those without a value too."""
@@ -292,6 +283,5 @@ def _rows(page: bytes) -> Iterator[tuple[bytes, bytes]]:
         key_bytes, value_bytes = _lengths(page, at)
         key_at = at + _ROW_BYTES
         value_at = key_at + key_bytes
-        row = page[at : value_at + value_bytes]
-        at = value_at + value_bytes
-        yield page[key_at:value_at], row
+        row_at, at = at, value_at + value_bytes
+        yield page[key_at:value_at], page[row_at:at]
