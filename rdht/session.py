@@ -174,7 +174,7 @@ class Session:
             why = "the session is closed"
             raise AbortedError(why, self.lost)
         if self._must_renew:
-            self.flush()
+            self._push()
             self._renew()
         self._sequence += 1
         now_s = time.monotonic()
