@@ -30,22 +30,27 @@ def fan_out(
 ) -> Results:
     """Run `work` for each host in a thread of its own: in some steps they wait for each other.
 
-    On ^C they have `settle_s` to come to an end. The threads are daemons: then it leaves them
-    behind instead of waiting for a host that hangs.
+    No work begins before all threads have, nor once ^C was pressed; what has begun then has
+    `settle_s` to come to an end. The threads are daemons: those of hosts that hang are left behind.
     """
     hosts = list(hosts)
     results = Results(step)
     unexpected: list[BaseException] = []
+    start = threading.Barrier(len(hosts) + 1)
 
     def run(host: Host) -> None:
         try:
+            start.wait()
             results.values[host.name] = work(host)
+        except threading.BrokenBarrierError:
+            pass
         except HostError as error:
             results.failures[host.name] = error
         except BaseException as error:  # noqa: BLE001 - re-raised in the caller's thread
             unexpected.append(error)
 
-    _run([threading.Thread(target=run, args=[host], daemon=True) for host in hosts], settle_s)
+    threads = [threading.Thread(target=run, args=[host], daemon=True) for host in hosts]
+    _run(threads, start, settle_s)
     if unexpected:
         raise unexpected[0]
     order = [host.name for host in hosts]
@@ -54,13 +59,15 @@ def fan_out(
     return results
 
 
-def _run(threads: list[threading.Thread], settle_s: float) -> None:
+def _run(threads: list[threading.Thread], start: threading.Barrier, settle_s: float) -> None:
     try:
         for thread in threads:
             thread.start()
+        start.wait()
         for thread in threads:
             thread.join()
     except KeyboardInterrupt:
+        start.abort()  # one that ^C met in its start does not count as alive, and would go on
         deadline_s = time.monotonic() + settle_s
         for thread in threads:
             if thread.is_alive():

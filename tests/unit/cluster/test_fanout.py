@@ -102,6 +102,26 @@ def test_an_interrupt_lets_hosts_settle_but_waits_for_none_that_hangs(
     hangs.set()
 
 
+def test_no_host_begins_once_interrupted(
+    make_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, worked = list[threading.Thread](), list[str]()
+    really_start = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if begun:
+            raise KeyboardInterrupt
+        begun.append(thread)
+        really_start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(KeyboardInterrupt):
+        fan_out("look", make_cluster(2).hosts, lambda host: worked.append(host.name), TIMEOUT_S)
+    begun[0].join(TIMEOUT_S)
+    assert not begun[0].is_alive()
+    assert worked == []
+
+
 def test_no_host_gives_no_result() -> None:
     results = fan_out("look", [], lambda _: 1)
     assert results.require() == {}
