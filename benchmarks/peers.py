@@ -23,7 +23,7 @@ from benchmarks.echo import Echo
 from rdht.messages import Operation
 from rdht.records import ClientRecord, ThreadRecord
 from rdht.roster import DEFAULT_KEY_RANGE
-from rdht.workload import Parameters, classic_commands
+from rdht.workloads import Parameters, classic_commands
 
 KEY_SIZE = 4
 GET_RATIO = 0.6

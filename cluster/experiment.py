@@ -15,7 +15,7 @@ from cluster.remote import Call
 from cluster.roster import roster
 from cluster.runs import Run
 from rdht.roster import parse
-from rdht.ycsb import CLASSIC
+from rdht.ycsb import MIXES
 
 CLOCK_FAR_OFF_S = 5.0  # more than the slowest host needs to answer
 
@@ -133,7 +133,7 @@ def restart_servers(operator: Operator, run: Run, missing: list[str]) -> None:
 
 def start_clients(operator: Operator, run: Run, options: ClientOptions) -> None:
     """Start a run's clients, and note in its manifest what they were given."""
-    if options.workload != CLASSIC:
+    if options.workload in MIXES:
         with run.step("load"):
             processes.load(operator, run, options)
     with run.step("start-clients"):

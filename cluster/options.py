@@ -17,11 +17,14 @@ from rdht.limits import (
 )
 from rdht.profiles import PROFILES
 from rdht.roster import DEFAULT_KEY_RANGE, Roster
-from rdht.ycsb import CLASSIC, DEFAULT_RECORDS, DEFAULT_VALUE_BYTES, WORKLOADS
+from rdht.workloads import CLASSIC, WORKLOADS
+from rdht.ycsb import DEFAULT_RECORDS, DEFAULT_VALUE_BYTES, MIXES
 
 DATA_FOLDER = "data"  # in a run's folder on a host: what durable servers keep
 _KEY_SIZES = f"a number from 1 to {MAX_KEY_BYTES}"
 _SCANS = "ycsb-e"
+ALL, SAMPLE, OFF = "all", "sample", "off"
+_HISTORIES = (ALL, SAMPLE, OFF)
 _OF_CLASSIC = ("key_size", "get_ratio")
 _OF_YCSB = ("records", "value_bytes")
 _MIN_RATE_PER_S = 0.001
@@ -78,6 +81,7 @@ class ClientOptions:
     profile: str = option("classic", f"how the protocol is spoken: {', '.join(sorted(PROFILES))}")
     window: int = option(1, "commands of a thread in flight")
     frame_bytes: int = option(0, "pad frames to so many bytes (default: the profile's)")
+    history: str = option(ALL, f"which keys' history is kept and judged: {', '.join(_HISTORIES)}")
     trace: bool = option(False, "log every message")
 
     @property
@@ -114,6 +118,7 @@ class ClientOptions:
                 0 <= self.frame_bytes <= RECEIVE_BYTES,
                 f"a number up to {RECEIVE_BYTES:,}",
             ),
+            ("history", self.history, self.history in _HISTORIES, " or ".join(_HISTORIES)),
             ("window", self.window, 1 <= self.window < MAX_WINDOW, _WINDOWS),
             ("seed", self.seed, self.seed is None or str(self.seed).isdecimal(), "a whole number"),
         ):
@@ -131,11 +136,13 @@ class ClientOptions:
             if self.workload == _SCANS:
                 why += "; it scans keys in their order, and a hash table has none"
             raise UsageError(why)
-        ours = self.workload == CLASSIC
-        for name in _OF_YCSB if ours else _OF_CLASSIC:
+        taken = {CLASSIC: _OF_CLASSIC}.get(
+            self.workload, _OF_YCSB if self.workload in MIXES else ()
+        )
+        for name in {*_OF_YCSB, *_OF_CLASSIC} - {*taken}:
             if getattr(self, name) != getattr(ClientOptions, name):
                 option = name.replace("_", "-")
-                whose = "a YCSB workload" if ours else "the classic workload"
+                whose = "a YCSB workload" if name in _OF_YCSB else "the classic workload"
                 why = f"--{option} is of {whose}: --workload {self.workload} has no use for it"
                 raise UsageError(why)
 
@@ -149,6 +156,12 @@ class ClientOptions:
 
     def _rate_can_be(self) -> bool:
         return not self.target_rate or _MIN_RATE_PER_S <= self.target_rate <= MAX_RATE_PER_S
+
+    def _argv_of_history(self, stem: str) -> list[str]:
+        if self.history == OFF:
+            return []
+        words = ["--history", stem.replace("client", "history") + ".bin"]
+        return [*words, "--sample"] if self.history == SAMPLE else words
 
     def argv(self, name: str, stem: str, roster: str, clients: int) -> list[str]:
         """Return the command line of one of so many clients, whose files have the given stem."""
@@ -169,6 +182,7 @@ class ClientOptions:
             *("--seed", self.seed, "--start-file", "start.json"),
             *("--results", stem.replace("client", "results") + ".json"),
             *("--progress", f"{stem}.progress.json"),
+            *self._argv_of_history(stem),
             *(["--trace"] if self.trace else []),
         ]
         return [str(word) for word in words]

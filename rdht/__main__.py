@@ -20,6 +20,7 @@ from types import FrameType
 from rdht import log, roster, scan
 from rdht.client import Client, Pending, observe
 from rdht.errors import ConfigurationError, DeadlineError, RdhtError
+from rdht.history import SAMPLE_SHARE, Recorder
 from rdht.limits import MAX_RATE_PER_S, MAX_WARMUP_S, MAX_WINDOW, RECEIVE_BYTES
 from rdht.messages import Message, Status
 from rdht.profiles import PROFILES
@@ -30,8 +31,9 @@ from rdht.roster import DEFAULT_KEY_RANGE
 from rdht.scan import Digest
 from rdht.server import Server
 from rdht.transport import ClientConnection, read_json
-from rdht.workload import ClientProcess, Parameters
-from rdht.ycsb import CLASSIC, DEFAULT_RECORDS, DEFAULT_VALUE_BYTES, WORKLOADS, load_commands
+from rdht.workload import ClientProcess
+from rdht.workloads import CLASSIC, WORKLOADS, Parameters
+from rdht.ycsb import DEFAULT_RECORDS, DEFAULT_VALUE_BYTES, load_commands
 
 EXIT_FAILED = 1
 EXIT_NOT_FOUND = 1
@@ -89,6 +91,32 @@ def _parser() -> argparse.ArgumentParser:
     client = add("client", _run_client, "Run one client's share of an experiment.")
     add_process(client, "the client's name (default: this host's)", platform.node())
     add_key_range(client)
+    _add_workload(client)
+
+    for name, text in (
+        ("get", "Print a key's value; exit code 1 if it has none."),
+        ("put", "Set a key's value."),
+        ("delete", "Remove a key's value; exit code 1 if it had none."),
+    ):
+        command = add(name, _run_command, text)
+        command.add_argument("key")
+        if name == "put":
+            command.add_argument("value")
+        add_key_range(command)
+
+    load = add("load", _load, "Write the records of a YCSB workload; print their number as JSON.")
+    add_key_range(load)
+    _add_records(load)
+    load.add_argument("--seed", type=int, required=True, metavar="N")
+
+    add("ping", _ping, "Connect to every server; print each round trip as JSON.")
+    status = add("status", _status, "Print one server's figures as JSON.")
+    status.add_argument("--name", required=True, help="the server's name in the roster")
+    add("verify", _verify, "Compare all replicas; print what differs as JSON.")
+    return parser
+
+
+def _add_workload(client: argparse.ArgumentParser) -> None:
     client.add_argument("--threads", type=_count, default=8, metavar="N", help="(default 8)")
     client.add_argument(
         "--key-size", type=_count, default=4, metavar="N", help="letters in a key (default 4)"
@@ -121,34 +149,14 @@ def _parser() -> argparse.ArgumentParser:
         help="pad frames to this (default: the profile's)",
     )
     client.add_argument("--results", required=True, type=Path, metavar="FILE")
+    client.add_argument("--history", type=Path, metavar="FILE", help="keep the history here")
+    client.add_argument("--sample", action="store_true", help=f"of one key in {SAMPLE_SHARE} only")
     client.add_argument(
         "--start-file", type=Path, metavar="FILE", help="wait for this file and the time in it"
     )
     client.add_argument(
         "--progress", type=Path, metavar="FILE", help="write the figures so far here"
     )
-
-    for name, text in (
-        ("get", "Print a key's value; exit code 1 if it has none."),
-        ("put", "Set a key's value."),
-        ("delete", "Remove a key's value; exit code 1 if it had none."),
-    ):
-        command = add(name, _run_command, text)
-        command.add_argument("key")
-        if name == "put":
-            command.add_argument("value")
-        add_key_range(command)
-
-    load = add("load", _load, "Write the records of a YCSB workload; print their number as JSON.")
-    add_key_range(load)
-    _add_records(load)
-    load.add_argument("--seed", type=int, required=True, metavar="N")
-
-    add("ping", _ping, "Connect to every server; print each round trip as JSON.")
-    status = add("status", _status, "Print one server's figures as JSON.")
-    status.add_argument("--name", required=True, help="the server's name in the roster")
-    add("verify", _verify, "Compare all replicas; print what differs as JSON.")
-    return parser
 
 
 def _add_records(command: argparse.ArgumentParser) -> None:
@@ -275,7 +283,12 @@ def _run_client(arguments: argparse.Namespace) -> int:
         why = f"--results {arguments.results}: there is no folder {arguments.results.parent}"
         raise ConfigurationError(why)
     servers = roster.load(arguments.roster)
-    client = ClientProcess(servers, arguments.name, parameters, trace=arguments.trace)
+    recorder = None
+    if arguments.history:
+        recorder = Recorder(arguments.history, arguments.name, samples=arguments.sample)
+    client = ClientProcess(
+        servers, arguments.name, parameters, trace=arguments.trace, recorder=recorder
+    )
     client.connect()
     _on_term(client.stop)
     _say_ready(arguments.ready_fd)

@@ -20,12 +20,19 @@ class Digest(NamedTuple):
     value_hash: bytes
 
 
+def hash_value(value: bytes) -> bytes:
+    """Return what stands for a value."""
+    return hashlib.blake2s(b"+" + value, digest_size=8).digest()
+
+
+ABSENT = hashlib.blake2s(b"-", digest_size=8).digest()
+
+
 def pack_page(entries: Iterator[tuple[bytes, Entry]]) -> bytes:
     """Take entries until a page is full, and return it; an empty page is the end."""
     page = bytearray()
     for key, entry in entries:
-        content = b"-" if entry.value is None else b"+" + entry.value
-        value_hash = hashlib.blake2s(content, digest_size=8).digest()
+        value_hash = ABSENT if entry.value is None else hash_value(entry.value)
         page += _ROW.pack(len(key), entry.version, value_hash) + key
         if len(page) >= SCAN_PAGE_BYTES:
             break

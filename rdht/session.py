@@ -53,6 +53,7 @@ class Session:
         trace: bool = False,
     ) -> None:
         """Be the thread number `thread` of the client named `client`; connect when needed."""
+        self.on_begin: Callable[[Execution], None] | None = None  # BEFORE anything of it is sent
         self.on_end: Callable[[Execution], None] | None = None  # told of each command's end
         self.lost: dict[str, RdhtError] = {}  # servers, and how each was lost last
         self.conflicts = 0  # attempts that another transaction's lock refused
@@ -195,6 +196,8 @@ class Session:
         running[self._sequence] = execution
         for key in keys:
             self._keys[key] = execution
+        if self.on_begin:
+            self.on_begin(execution)
         self._begin(execution)
         return execution
 

@@ -4,9 +4,6 @@ In a closed loop, as the original's, a thread begins a command when it has room 
 window. At a fixed rate each command has its time, known beforehand, and its latency counts from
 there: if the table stands still for a second, all that were to begin in it have waited, and not
 only the few that were in flight (coordinated omission, as Gil Tene calls that mistake).
-
-The classic mix draws keys of a fixed number of letters a to z, gets with a given probability and
-otherwise puts if absent (the original's put) a value from 0 to 99.
 """
 
 import functools
@@ -14,17 +11,18 @@ import json
 import logging
 import math
 import random
-import string
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 
 from rdht import ycsb
 from rdht.coordinator import Command
 from rdht.errors import ConfigurationError, DeadlineError, RdhtError
 from rdht.execution import Execution, Outcome
+from rdht.history import Recorder
 from rdht.loop import Loop, Programme
 from rdht.messages import Operation
 from rdht.profiles import PROFILES
@@ -33,36 +31,14 @@ from rdht.ring import Ring
 from rdht.roster import Roster
 from rdht.session import Session
 from rdht.traffic import Traffic
+from rdht.workloads import MIXED, Parameters, commands_of
 
 PROGRESS_INTERVAL_S = 1.0
 START_TIMEOUT_S = 120.0
 _POLL_S = 0.005
 _MOST_AT_A_RATE = 900  # connections: what waits for them takes no descriptor from 1,024 on
 _DONE = Outcome.DONE
-_LETTERS = string.ascii_lowercase.encode()
-_VALUES = [str(number).encode() for number in range(100)]
 _logger = logging.getLogger("rdht")
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """What a client process runs: `commands` a thread, or for `duration_s` if that is None."""
-
-    threads: int
-    key_size: int
-    key_range: int
-    get_ratio: float
-    commands: int | None
-    duration_s: float | None
-    seed: int
-    profile: str
-    window: int  # commands of a thread in flight
-    rate_per_s: float | None = None  # of all threads together; None is a closed loop
-    warmup_s: float = 0.0  # before the start; nothing of it counts
-    workload: str = ycsb.CLASSIC
-    records: int = ycsb.DEFAULT_RECORDS  # of a YCSB workload, as is the next
-    value_bytes: int = ycsb.DEFAULT_VALUE_BYTES
-    frame_bytes: int | None = None  # of a frame at least; None is what the profile has
 
 
 class Pace:
@@ -84,46 +60,35 @@ class Pace:
         return max(0, math.ceil((end_s - self._first_s) / self.interval_s))
 
 
-def commands_of(parameters: Parameters, client: str, thread: int) -> Iterator[Command]:
-    """Yield the commands of one thread of the chosen workload."""
-    if parameters.workload == ycsb.CLASSIC:
-        return classic_commands(parameters, client, thread)
-    return ycsb.commands(
-        parameters.workload,
-        parameters.records,
-        parameters.value_bytes,
-        parameters.seed,
-        f"{client}/{thread}",
-    )
-
-
-def classic_commands(parameters: Parameters, client: str, thread: int) -> Iterator[Command]:
-    """Yield the commands of one thread, the same for the same seed, client and thread."""
-    rng = random.Random(f"{parameters.seed}/{client}/{thread}")  # noqa: S311 - no secret
-    while True:
-        key = bytes(rng.choices(_LETTERS, k=parameters.key_size))
-        if rng.random() < parameters.get_ratio:
-            yield Command(Operation.GET, key)
-        else:
-            yield Command(Operation.ADD, key, rng.choice(_VALUES))
-
-
 class ClientProcess:
     """The threads of one client, from their connections to their record."""
 
-    def __init__(self, servers: Roster, name: str, parameters: Parameters, *, trace: bool) -> None:
-        """Prepare one session a thread; ConfigurationError for a parameter that cannot be."""
+    def __init__(
+        self,
+        servers: Roster,
+        name: str,
+        parameters: Parameters,
+        *,
+        trace: bool,
+        recorder: Recorder | None = None,
+    ) -> None:
+        """Prepare one session a thread; ConfigurationError for a parameter that cannot be.
+
+        The history of all commands, those of the warm-up too, goes to `recorder`.
+        """
         ring = Ring(servers, parameters.key_range)
         self._name = name
         self._parameters = parameters
+        self._recorder = recorder
         self._stop = threading.Event()
         self._lost: dict[str, str] = {}
         self._errors: list[str] = []
         # Of each session, its conflicts and traffic when its warm-up ended; until then None.
         none = None if parameters.warmup_s else (0, dict[str, Traffic]())
         self._before: list[tuple[int, dict[str, Traffic]] | None] = [none] * parameters.threads
+        self._versions = [dict[bytes, int]() for _ in range(parameters.threads)]
         self._records = [ThreadRecord(thread) for thread in range(parameters.threads)]
-        if parameters.workload != ycsb.CLASSIC and ycsb.MIXES[parameters.workload].reads_latest:
+        if parameters.workload in ycsb.MIXES and ycsb.MIXES[parameters.workload].reads_latest:
             ycsb.weights_of(parameters.records)  # BEFORE the start, and once for all threads
         if parameters.rate_per_s and parameters.threads * len(servers.servers) > _MOST_AT_A_RATE:
             why = (
@@ -199,6 +164,8 @@ class ClientProcess:
         seconds.append(self._so_far(start_s).since(before))
         for session in self._sessions:
             session.close()
+        if self._recorder:
+            self._recorder.close()
         return ClientRecord(
             self._name,
             self._parameters.profile,
@@ -240,17 +207,20 @@ class ClientProcess:
         parameters, thread = self._parameters, record.thread
         begin_s = start_s - parameters.warmup_s
         record.started_s = max(0.0, time.monotonic() - start_s)
-        session.on_end = functools.partial(_count, record, start_s)
+        session.on_end = functools.partial(self._note_end, record, start_s)
+        if self._recorder:
+            session.on_begin = functools.partial(self._recorder.begin, thread)
         try:
             if begin_s < start_s:  # with commands of its own, which are in flight when it ends
                 try:
                     stream = f"{self._name}/warm-up"
-                    yield from self._commands(session, thread, stream, (begin_s, start_s), begin_s)
+                    span = begin_s, start_s
+                    yield from self._commands(session, thread, stream, span, start_s, begin_s)
                 finally:
                     self._before[thread] = (session.conflicts, session.traffic())
             end_s = math.inf if parameters.duration_s is None else start_s + parameters.duration_s
             record.not_begun = yield from self._commands(
-                session, thread, self._name, (start_s, end_s)
+                session, thread, self._name, (start_s, end_s), start_s
             )
             while session.is_busy:
                 yield None
@@ -273,12 +243,21 @@ class ClientProcess:
         before = self._before[thread]
         return self._sessions[thread].conflicts - before[0] if before else 0
 
-    def _commands(
+    def _note_end(self, record: ThreadRecord, start_s: float, execution: Execution) -> None:
+        """Put down how a command has ended."""
+        if self._recorder:
+            self._recorder.end(record.thread, execution)
+        if self._parameters.workload == MIXED and execution.outcome is _DONE:
+            _note_versions(self._versions[record.thread], execution)
+        _count(record, start_s, execution)
+
+    def _commands(  # noqa: PLR0913, PLR0917 - what tells one stream from another
         self,
         session: Session,
         thread: int,
         stream: str,
         span: tuple[float, float],
+        start_s: float,
         stamp_s: float | None = None,
     ) -> Generator[float | None, None, int]:
         """Begin the commands of a stream between two times; return how many were due and were not.
@@ -287,9 +266,11 @@ class ClientProcess:
         """
         parameters, (begin_s, end_s) = self._parameters, span
         limit = parameters.commands if stamp_s is None else None
-        commands = commands_of(parameters, stream, thread)
+        commands = commands_of(
+            parameters, stream, thread, lambda: time.monotonic() - start_s, self._versions[thread]
+        )
         pace = Pace(parameters, stream, thread, begin_s) if parameters.rate_per_s else None
-        command: Command | None = None
+        command: Sequence[Command] | None = None
         begun = 0
         while (now_s := time.monotonic()) < end_s and begun != limit and not self._stop.is_set():
             intended_s = pace.begin_s(begun) if pace else stamp_s
@@ -297,10 +278,10 @@ class ClientProcess:
                 yield min(intended_s, end_s)
                 continue
             command = command or next(commands)
-            if not session.has_room((command.key,), parameters.window):
+            if not session.has_room([one.key for one in command], parameters.window):
                 yield None
                 continue
-            session.submit((command,), parameters.window, intended_s)
+            session.submit(command, parameters.window, intended_s)
             command = None
             begun += 1
             if not session.is_busy:  # it ended at once, as its range is lost
@@ -311,14 +292,24 @@ class ClientProcess:
 
 
 def _count(record: ThreadRecord, start_s: float, execution: Execution) -> None:
-    """Put down how a command has ended, unless it is one of the warm-up."""
+    """Count how a command has ended, unless it is one of the warm-up."""
     if execution.begun_s < start_s:
         return
-    (command,) = execution.commands
+    operation = execution.commands[0].operation
     if execution.outcome is _DONE:
         done_s = time.monotonic()
         latency_s = done_s - execution.begun_s
-        found = execution.results()[0].found
-        record.count_done(command.operation, done_s - start_s, latency_s, found=found)
+        found = all(result.found for result in execution.results())
+        record.count_done(operation, done_s - start_s, latency_s, found=found)
     else:
-        record.count_failure(command.operation, unknown=execution.outcome is Outcome.UNKNOWN)
+        record.count_failure(operation, unknown=execution.outcome is Outcome.UNKNOWN)
+
+
+def _note_versions(versions: dict[bytes, int], execution: Execution) -> None:
+    """Remember at which version each key of a command is now, as far as it was told."""
+    results = execution.results()
+    if len(results) == len(execution.commands):
+        commands = sorted(execution.commands, key=attrgetter("key"))
+        for command, (found, version, _) in zip(commands, results, strict=True):
+            wrote = found and command.operation is not Operation.GET
+            versions[command.key] = version + wrote

@@ -15,7 +15,6 @@ from typing import NamedTuple
 from rdht.coordinator import Command
 from rdht.messages import Operation
 
-CLASSIC = "classic"  # the original's, beside these: in workload.py
 DEFAULT_RECORDS = 1000
 DEFAULT_VALUE_BYTES = 1000
 _CONSTANT = 0.99
@@ -43,7 +42,6 @@ MIXES = {
     "ycsb-d": Mix(inserts=0.05, reads_latest=True),
     "ycsb-f": Mix(read_modify_writes=0.5),
 }
-WORKLOADS = [CLASSIC, *MIXES]
 
 
 class Zipfian:

@@ -46,7 +46,10 @@ LAYERS = [
     "rdht.loop",
     "rdht.client",
     "rdht.server",
+    "rdht.history",
     "rdht.ycsb",
+    "rdht.mixed",
+    "rdht.workloads",
     "rdht.workload",
     "rdht",
     "rdht.__main__",
@@ -67,6 +70,7 @@ FOR_CLUSTER = {
         "rdht.records",
         "rdht.ring",
         "rdht.roster",
+        "rdht.workloads",
         "rdht.ycsb",
     ),
 }

@@ -17,7 +17,7 @@ from cluster.options import ClientOptions, ServerOptions
 from cluster.roster import roster
 from rdht.limits import MAX_VALUE_BYTES, MAX_WINDOW, RECEIVE_BYTES
 from rdht.profiles import PROFILES
-from rdht.ycsb import WORKLOADS
+from rdht.workloads import WORKLOADS
 
 
 def test_every_option_explains_itself() -> None:

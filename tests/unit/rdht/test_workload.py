@@ -18,7 +18,8 @@ from rdht.roster import Roster
 from rdht.session import Session
 from rdht.table import Entry
 from rdht.traffic import Traffic, total
-from rdht.workload import START_TIMEOUT_S, ClientProcess, Pace, Parameters, classic_commands
+from rdht.workload import START_TIMEOUT_S, ClientProcess, Pace
+from rdht.workloads import Parameters, classic_commands
 from tests.unit.rdht.table import KEY_RANGE, Table, wait_until
 
 BASE: dict[str, Any] = {
