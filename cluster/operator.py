@@ -74,10 +74,11 @@ class Operator:
 
         def work(host: Host) -> Any:
             answer: dict[str, Any] = {}
-            arrived_s = 0.0
+            arrived_s = answered_s = 0.0
             connection = self.connection(host)
             with _opening:
                 connection.open()
+            asked_s = time.monotonic()
             for answer in remote.lines(
                 connection,
                 host,
@@ -85,12 +86,14 @@ class Operator:
                 calls[host],
                 lambda size: sent(host.name, size) if sent else None,
             ):
-                arrived_s = time.time()
+                arrived_s, answered_s = time.time(), time.monotonic()
                 if report and "ok" not in answer and "error" not in answer:
                     report(host.name, answer)
             result: dict[str, Any] = answer["ok"]
             if "time_unix_s" in result:  # read on the host just before it answered
                 result["clock_offset_s"] = result["time_unix_s"] - arrived_s
+            if "monotonic_s" in result:
+                result |= {"asked_s": asked_s, "answered_s": answered_s}
             return result
 
         # A host may be about to start what the steps after ^C are to stop.

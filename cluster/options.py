@@ -157,7 +157,8 @@ class ClientOptions:
     def _rate_can_be(self) -> bool:
         return not self.target_rate or _MIN_RATE_PER_S <= self.target_rate <= MAX_RATE_PER_S
 
-    def _argv_of_history(self, stem: str) -> list[str]:
+    def argv_of_history(self, stem: str) -> list[str]:
+        """Return what a process with files of that stem is told to keep of its history."""
         if self.history == OFF:
             return []
         words = ["--history", stem.replace("client", "history") + ".bin"]
@@ -182,7 +183,7 @@ class ClientOptions:
             *("--seed", self.seed, "--start-file", "start.json"),
             *("--results", stem.replace("client", "results") + ".json"),
             *("--progress", f"{stem}.progress.json"),
-            *self._argv_of_history(stem),
+            *self.argv_of_history(stem),
             *(["--trace"] if self.trace else []),
         ]
         return [str(word) for word in words]

@@ -9,7 +9,7 @@ from cluster.errors import ClusterError, HostError
 from cluster.fanout import Results
 from cluster.inventory import Host
 from cluster.operator import Operator
-from cluster.options import DATA_FOLDER, ClientOptions, ServerOptions
+from cluster.options import DATA_FOLDER, OFF, ClientOptions, ServerOptions
 from cluster.remote import Call
 from cluster.roster import roster
 from cluster.runs import Run
@@ -239,13 +239,17 @@ def server_figures(operator: Operator, run: Run) -> dict[str, dict[str, Any]]:
 
 
 def verify(operator: Operator, run: Run) -> dict[str, Any]:
-    """Compare all replicas, asking the first host to; return what `rdht verify` found."""
+    """Compare all replicas, asking the first host to; return what `rdht verify` found.
+
+    What stands at each key is put down with the clients' histories, if these are kept.
+    """
+    options = ClientOptions(**run.manifest["parameters"].get("clients", {"history": OFF}))
     call = Call(
         "processes.ask",
         {
             "run": run.name,
             "release": run.manifest["release"],
-            "argv": ["verify", "--roster", ROSTER_FILE],
+            "argv": ["verify", "--roster", ROSTER_FILE, *options.argv_of_history("client.last")],
         },
         timeout_s=120.0,
     )

@@ -23,6 +23,7 @@ from rdht.errors import ConfigurationError, DeadlineError, RdhtError
 from rdht.history import SAMPLE_SHARE, Recorder
 from rdht.limits import MAX_RATE_PER_S, MAX_WARMUP_S, MAX_WINDOW, RECEIVE_BYTES
 from rdht.messages import Message, Status
+from rdht.parts import Result
 from rdht.profiles import PROFILES
 from rdht.records import write_json
 from rdht.replica import Mode
@@ -112,7 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     add("ping", _ping, "Connect to every server; print each round trip as JSON.")
     status = add("status", _status, "Print one server's figures as JSON.")
     status.add_argument("--name", required=True, help="the server's name in the roster")
-    add("verify", _verify, "Compare all replicas; print what differs as JSON.")
+    verify = add("verify", _verify, "Compare all replicas; print what differs as JSON.")
+    _add_history(verify)
     return parser
 
 
@@ -149,14 +151,24 @@ def _add_workload(client: argparse.ArgumentParser) -> None:
         help="pad frames to this (default: the profile's)",
     )
     client.add_argument("--results", required=True, type=Path, metavar="FILE")
-    client.add_argument("--history", type=Path, metavar="FILE", help="keep the history here")
-    client.add_argument("--sample", action="store_true", help=f"of one key in {SAMPLE_SHARE} only")
+    _add_history(client)
     client.add_argument(
         "--start-file", type=Path, metavar="FILE", help="wait for this file and the time in it"
     )
     client.add_argument(
         "--progress", type=Path, metavar="FILE", help="write the figures so far here"
     )
+
+
+def _add_history(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--history", type=Path, metavar="FILE", help="keep the history here")
+    command.add_argument("--sample", action="store_true", help=f"of one key in {SAMPLE_SHARE} only")
+
+
+def _recorder(arguments: argparse.Namespace, name: str) -> Recorder | None:
+    if arguments.history is None:
+        return None
+    return Recorder(arguments.history, name, samples=arguments.sample)
 
 
 def _add_records(command: argparse.ArgumentParser) -> None:
@@ -283,11 +295,12 @@ def _run_client(arguments: argparse.Namespace) -> int:
         why = f"--results {arguments.results}: there is no folder {arguments.results.parent}"
         raise ConfigurationError(why)
     servers = roster.load(arguments.roster)
-    recorder = None
-    if arguments.history:
-        recorder = Recorder(arguments.history, arguments.name, samples=arguments.sample)
     client = ClientProcess(
-        servers, arguments.name, parameters, trace=arguments.trace, recorder=recorder
+        servers,
+        arguments.name,
+        parameters,
+        trace=arguments.trace,
+        recorder=_recorder(arguments, arguments.name),
     )
     client.connect()
     _on_term(client.stop)
@@ -383,7 +396,11 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    """Read every server's keys, versions and value hashes, and compare each key's replicas."""
+    """Read every server's keys, versions and value hashes, and compare each key's replicas.
+
+    What stands at each key now is the last of a history.
+    """
+    began_ns = time.monotonic_ns()
     servers = roster.load(arguments.roster)
     held: dict[str, dict[bytes, Digest]] = {}
     key_range = 0
@@ -401,8 +418,13 @@ def _verify(arguments: argparse.Namespace) -> int:
         {"key": key.decode(errors="backslashreplace"), "servers": concerned}
         for key, concerned in scan.differing_keys(held, ring)
     ]
-    keys = len(set().union(*held.values()))
-    print(json.dumps({"keys": keys, "key_range": key_range, "differing": differing}))
+    together = {key: digest for digests in held.values() for key, digest in digests.items()}
+    if recorder := _recorder(arguments, "the servers"):
+        for number, (key, (version, value_hash)) in enumerate(together.items()):
+            told = Result(value_hash != scan.ABSENT, version, value_hash)
+            recorder.tell(number, key, told, began_ns)
+        recorder.close()
+    print(json.dumps({"keys": len(together), "key_range": key_range, "differing": differing}))
     return EXIT_FAILED if differing else 0
 
 

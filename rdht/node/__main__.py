@@ -20,6 +20,7 @@ IDLE_S = 600  # so long it waits for a call; sshd may take hours to see that the
 
 COMMANDS = {
     "facts.check",
+    "facts.clock",
     "facts.facts",
     "faults.active",
     "faults.begin",

@@ -47,6 +47,11 @@ def facts(folders: Folders, _arguments: dict[str, Any], _payload: bytes) -> dict
     }
 
 
+def clock(_folders: Folders, _arguments: dict[str, Any], _payload: bytes) -> dict[str, Any]:
+    """Return what the clock shows that histories have the times of."""
+    return {"monotonic_s": time.monotonic(), "boot_id": boot_id()}
+
+
 def check(folders: Folders, arguments: dict[str, Any], payload: bytes) -> dict[str, Any]:
     """Return the facts, and which of the other hosts this one reaches on their server ports.
 
