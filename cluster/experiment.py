@@ -1,15 +1,16 @@
 """A whole experiment: deploy, servers, clients, wait, compare replicas, stop, collect."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cluster import health, links, processes, release, secret
+from cluster import clocks, health, links, processes, release, secret
 from cluster.collect import collect
 from cluster.deploy_lock import changing
 from cluster.errors import ClusterError
 from cluster.operator import Operator
-from cluster.options import ClientOptions, ServerOptions
+from cluster.options import OFF, ClientOptions, ServerOptions
 from cluster.release import Release
 from cluster.remote import Call
 from cluster.roster import roster
@@ -17,6 +18,8 @@ from cluster.runs import Run
 from rdht.roster import parse
 from rdht.ycsb import MIXES
 
+SETTLE_TIMEOUT_S = 30.0  # for the servers to end what clients left behind
+_SETTLE_POLL_S = 0.5
 CLOCK_FAR_OFF_S = 5.0  # more than the slowest host needs to answer
 
 
@@ -52,6 +55,7 @@ def execute(  # noqa: PLR0913 - what an experiment is made of
             deaths, silent = processes.wait_for_clients(operator, run, options.duration_s)
             problems += deaths
             problems += [f"{host}: not watched: {why}" for host, why in silent.items()]
+        _note_clocks(operator, run, options)
         problems += _ask_servers(operator, run)
         problems += _compare_replicas(operator, run)
     except BaseException:
@@ -136,6 +140,7 @@ def start_clients(operator: Operator, run: Run, options: ClientOptions) -> None:
     if options.workload in MIXES:
         with run.step("load"):
             processes.load(operator, run, options)
+    _note_clocks(operator, run, options)
     with run.step("start-clients"):
         processes.start_clients(operator, run, options)
         names = [
@@ -147,12 +152,27 @@ def start_clients(operator: Operator, run: Run, options: ClientOptions) -> None:
         run.note(clients=names)
 
 
+def _note_clocks(operator: Operator, run: Run, options: ClientOptions) -> None:
+    """Read the hosts' clocks, by which histories are laid side by side."""
+    if options.history != OFF:
+        with run.step("read clocks"):
+            run.note(clocks=[*run.manifest.get("clocks", ()), clocks.measure(operator)])
+
+
 def _ask_servers(operator: Operator, run: Run) -> list[str]:
-    """Note what the servers tell of themselves; return a line for each thing that is lost."""
+    """Note what the servers tell of themselves once they have settled all that the clients left.
+
+    Returns a line for each thing that is lost.
+    """
     with run.step("ask servers"):
+        deadline_s = time.monotonic() + SETTLE_TIMEOUT_S
         figures = processes.server_figures(operator, run)
+        while (unsettled := health.unsettled(figures)) and time.monotonic() < deadline_s:
+            time.sleep(_SETTLE_POLL_S)
+            figures = processes.server_figures(operator, run)
         lost, unsafe = _find_damage(run, figures)
         run.note(server_figures=figures, lost_ranges=lost, unsafe_servers=unsafe)
+        run.note(unsettled=unsettled)
     return health.problems(lost, unsafe)
 
 

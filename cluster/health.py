@@ -51,6 +51,15 @@ def unsafe_servers(figures: Mapping[str, Figures]) -> list[str]:
     return sorted(name for name, one in figures.items() if one.get("unsafe"))
 
 
+def unsettled(figures: Mapping[str, Figures]) -> list[str]:
+    """Return a line for each server on which keys are locked or transactions in doubt."""
+    return [
+        f"server {name}: {one['locks']} keys locked, {one['in_doubt']} transactions in doubt"
+        for name, one in figures.items()
+        if one.get("locks") or one.get("in_doubt")
+    ]
+
+
 def problems(lost: Mapping[str, list[str]], unsafe: list[str]) -> list[str]:
     """Return a line for each thing that makes a run worthless."""
     return [

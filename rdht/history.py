@@ -4,12 +4,13 @@ One file a process, and a mapped one: a row costs no system call, and is there e
 is killed right after. A file begins with MAGIC and a line of JSON. Then come rows, of beginnings
 and of ends, in the order in which they happened:
 
-    kind u8 | outcome u8 | thread u16 | sequence u32 | keys u16 | time u64 (ns, CLOCK_MONOTONIC)
+    time u64 (ns, CLOCK_MONOTONIC) | sequence u32 | thread u16 | keys u16 | outcome u8 | kind u8
 
 and for each key at a beginning: operation u8, length of the key u16, version that a cas expects
 u64, hash of the value 8 bytes, and the key; at an end that was told what is there: found u8,
-version u64, hash of the value 8 bytes. All in little-endian order. Of values there is the hash
-that a scan of the replicas has, too. A file that was closed is compressed.
+version u64, hash of the value 8 bytes. All in little-endian order. The hash is that which a scan
+of the replicas has, but zeros for no value and for an empty one. A file that was closed is
+compressed.
 """
 
 import gzip
@@ -38,13 +39,16 @@ SAMPLE_SHARE = 16  # a sample has one key of so many, with all that is done to i
 MAGIC = b"rdht history 1\n"
 _GROWTH_BYTES = 1024 * 1024
 _BEGUN, _ENDED, _CUT = 1, 2, 3  # the kinds of a row; 0 is what no row was written to yet
-_HEAD = struct.Struct("<BBHIHQ")
+_HEAD = struct.Struct("<QIHHBB")
+_HEAD_BYTES, _KIND_AT = _HEAD.size, _HEAD.size - 1
 _ASKED = struct.Struct("<BHQ8s")
 _TOLD = struct.Struct("<BQ8s")
+_pack_asked, _pack_told = _ASKED.pack, _TOLD.pack
+_monotonic_ns = time.monotonic_ns
 _OUTCOMES = [None, Outcome.DONE, Outcome.ABORTED, Outcome.UNKNOWN]
 _NUMBERS = {outcome: number for number, outcome in enumerate(_OUTCOMES)}
-_WRITES = {Operation.PUT, Operation.ADD, Operation.CAS}
 _NO_VALUE = bytes(8)
+_OF_EMPTY = hash_value(b"")
 _logger = logging.getLogger("rdht")
 
 
@@ -104,44 +108,45 @@ class Recorder:
 
     def begin(self, thread: int, execution: Execution) -> None:
         """Put down a command that is about to be sent."""
-        commands = self._chosen(execution.commands)
-        if commands:
-            rows = [
-                _ASKED.pack(
-                    operation,
-                    len(key),
-                    version,
-                    hash_value(value) if operation in _WRITES else _NO_VALUE,
-                )
-                + key
-                for operation, key, value, version in commands
-            ]
-            self._write(_BEGUN, 0, thread, execution.sequence, rows)
+        commands = execution.commands
+        if self._samples or len(commands) > 1:
+            commands = self._chosen(commands)
+            if not commands:
+                return
+        body = b""
+        for operation, key, value, version in commands:
+            hashed = hash_value(value) if value else _NO_VALUE
+            body += _pack_asked(operation, len(key), version, hashed) + key
+        self._write(_BEGUN, 0, thread, execution.sequence, len(commands), body)
 
-    def end(self, thread: int, execution: Execution) -> None:
-        """Put down how a command has ended."""
-        chosen = self._chosen(execution.commands)
-        if not chosen:
-            return
-        rows = []
-        if execution.outcome is Outcome.DONE:
-            results = execution.results()
-            if len(results) == len(execution.commands):
-                if len(chosen) < len(results):
-                    keys = sorted(command.key for command in execution.commands)
-                    found = zip(keys, results, strict=True)
-                    results = [result for key, result in found if is_sampled(key)]
-                rows = [_told(*pair) for pair in zip(chosen, results, strict=True)]
-        self._write(_ENDED, _NUMBERS[execution.outcome], thread, execution.sequence, rows)
+    def end(self, thread: int, execution: Execution, results: Sequence[Result]) -> None:
+        """Put down how a command has ended, and what was found if it is done."""
+        commands = execution.commands
+        if self._samples or len(commands) > 1:
+            chosen = self._chosen(commands)
+            if not chosen:
+                return
+            if len(results) < len(commands):
+                results = ()  # told too little
+            elif len(chosen) < len(commands):
+                keys = sorted(command.key for command in commands)
+                pairs = zip(keys, results, strict=True)
+                results = [result for key, result in pairs if is_sampled(key)]
+        body = b""
+        for found, version, value in results:
+            body += _pack_told(found, version, hash_value(value) if value else _NO_VALUE)
+        outcome = _NUMBERS[execution.outcome]
+        self._write(_ENDED, outcome, thread, execution.sequence, len(results), body)
 
     def tell(self, number: int, key: bytes, told: Result, begun_ns: int) -> None:
         """Put down a key that was read by other means, whose value is known by its hash."""
         if self._samples and not is_sampled(key):
             return
-        asked = _ASKED.pack(Operation.GET, len(key), 0, _NO_VALUE) + key
-        self._write(_BEGUN, 0, 0, number, [asked], begun_ns)
-        row = _TOLD.pack(told.found, told.version, told.value if told.found else _NO_VALUE)
-        self._write(_ENDED, _NUMBERS[Outcome.DONE], 0, number, [row])
+        asked = _pack_asked(Operation.GET, len(key), 0, _NO_VALUE) + key
+        self._write(_BEGUN, 0, 0, number, 1, asked, begun_ns)
+        is_read = told.found and told.value != _OF_EMPTY
+        row = _pack_told(told.found, told.version, told.value if is_read else _NO_VALUE)
+        self._write(_ENDED, _NUMBERS[Outcome.DONE], 0, number, 1, row)
 
     def close(self) -> None:
         """Compress the file; what is there of it meanwhile is whole."""
@@ -168,32 +173,35 @@ class Recorder:
         outcome: int,
         thread: int,
         sequence: int,
-        rows: list[bytes],
-        time_ns: int | None = None,
+        keys: int,
+        body: bytes,
+        time_ns: int = 0,
     ) -> None:
-        with self._lock:  # AFTER which the times are in the order of the rows
-            now_ns = time.monotonic_ns() if time_ns is None else time_ns
-            row = _HEAD.pack(kind, outcome, thread, sequence, len(rows), now_ns) + b"".join(rows)
-            end = self._at + len(row)
-            if end >= len(self._map) and not self._has_grown(len(row)):
+        with self._lock:
+            at = self._at
+            end = at + _HEAD_BYTES + len(body)
+            if end + _HEAD_BYTES > len(self._map) and not self._has_grown(end - at):
                 return
-            self._map[self._at + 1 : end] = row[1:]
-            self._map[self._at] = kind  # AFTER the rest: killed in between, there is no such row
+            self._map[at + _HEAD_BYTES : end] = body
+            # AFTER the body, and its last byte after the rest: if the process is killed in
+            # between, there is no such row.
+            time_ns = time_ns or _monotonic_ns()
+            _HEAD.pack_into(self._map, at, time_ns, sequence, thread, keys, outcome, kind)
             self._at = end
 
     def _has_grown(self, size: int) -> bool:
-        """Make room for a row of that size and a byte; if there is none, note that, once."""
+        """Make room for a row of that size and a head; if there is none, note that, once."""
         if self._is_cut:
             return False
-        larger = len(self._map) + max(size, _GROWTH_BYTES)
+        larger = len(self._map) + size + _GROWTH_BYTES
         try:
             # A mapped hole in a file that the disk has no place for would kill the process.
             os.posix_fallocate(self._file.fileno(), len(self._map), larger - len(self._map))
             self._map.resize(larger)
         except OSError as error:
             _logger.error("%s: the history ends here: %s", self._path, error.strerror)  # noqa: TRY400
-            self._map[self._at] = _CUT
-            self._at += 1
+            self._map[self._at + _KIND_AT] = _CUT
+            self._at += _HEAD_BYTES
             self._is_cut = True
             return False
         return True
@@ -235,9 +243,9 @@ class _Rows:
     def entries(self) -> Iterator[Entry]:
         """Yield each command as it ends, and then those that have not."""
         data, open_ = self._data, dict[tuple[int, int], Entry]()
-        while self._at < len(data) and data[self._at] in (_BEGUN, _ENDED):
-            kind, outcome, thread, sequence, keys, time_ns = _HEAD.unpack_from(data, self._at)
-            self._at += _HEAD.size
+        while self._kind() in (_BEGUN, _ENDED):
+            time_ns, sequence, thread, keys, outcome, kind = _HEAD.unpack_from(data, self._at)
+            self._at += _HEAD_BYTES
             if kind == _BEGUN:
                 commands = tuple([self._command() for _ in range(keys)])
                 open_[thread, sequence] = Entry(thread, commands, time_ns, None, None, ())
@@ -245,9 +253,13 @@ class _Rows:
             begun = open_.pop((thread, sequence))
             told = tuple([self._result() for _ in range(keys)])
             yield begun._replace(ended_ns=time_ns, outcome=_OUTCOMES[outcome], told=told)
-        rest = data[self._at : self._at + 1]
-        self.is_cut = rest not in (b"", b"\0")
+        self.is_cut = self._kind() == _CUT
         yield from open_.values()
+
+    def _kind(self) -> int | None:
+        """Return the kind of the next row."""
+        at = self._at + _KIND_AT
+        return self._data[at] if at < len(self._data) else None
 
     def _command(self) -> Command:
         operation, length, version, value = _ASKED.unpack_from(self._data, self._at)
@@ -260,12 +272,6 @@ class _Rows:
         found, version, value = _TOLD.unpack_from(self._data, self._at)
         self._at += _TOLD.size
         return Result(bool(found), version, _hash_or_nothing(value))
-
-
-def _told(command: Command, result: Result) -> bytes:
-    found, version, value = result
-    is_read = found and command.operation is Operation.GET
-    return _TOLD.pack(found, version, hash_value(value) if is_read else _NO_VALUE)
 
 
 def _hash_or_nothing(value: bytes) -> bytes:

@@ -25,6 +25,7 @@ from rdht.execution import Execution, Outcome
 from rdht.history import Recorder
 from rdht.loop import Loop, Programme
 from rdht.messages import Operation
+from rdht.parts import Result
 from rdht.profiles import PROFILES
 from rdht.records import ClientRecord, Histogram, Second, ThreadRecord
 from rdht.ring import Ring
@@ -244,12 +245,22 @@ class ClientProcess:
         return self._sessions[thread].conflicts - before[0] if before else 0
 
     def _note_end(self, record: ThreadRecord, start_s: float, execution: Execution) -> None:
-        """Put down how a command has ended."""
+        """Put down how a command has ended, but count none of the warm-up."""
+        results = execution.results() if execution.outcome is _DONE else []
         if self._recorder:
-            self._recorder.end(record.thread, execution)
-        if self._parameters.workload == MIXED and execution.outcome is _DONE:
-            _note_versions(self._versions[record.thread], execution)
-        _count(record, start_s, execution)
+            self._recorder.end(record.thread, execution, results)
+        if self._parameters.workload == MIXED:
+            _note_versions(self._versions[record.thread], execution.commands, results)
+        if execution.begun_s < start_s:
+            return
+        operation = execution.commands[0].operation
+        if execution.outcome is _DONE:
+            done_s = time.monotonic()
+            latency_s = done_s - execution.begun_s
+            found = all(result.found for result in results)
+            record.count_done(operation, done_s - start_s, latency_s, found=found)
+        else:
+            record.count_failure(operation, unknown=execution.outcome is Outcome.UNKNOWN)
 
     def _commands(  # noqa: PLR0913, PLR0917 - what tells one stream from another
         self,
@@ -291,25 +302,12 @@ class ClientProcess:
         return 0
 
 
-def _count(record: ThreadRecord, start_s: float, execution: Execution) -> None:
-    """Count how a command has ended, unless it is one of the warm-up."""
-    if execution.begun_s < start_s:
-        return
-    operation = execution.commands[0].operation
-    if execution.outcome is _DONE:
-        done_s = time.monotonic()
-        latency_s = done_s - execution.begun_s
-        found = all(result.found for result in execution.results())
-        record.count_done(operation, done_s - start_s, latency_s, found=found)
-    else:
-        record.count_failure(operation, unknown=execution.outcome is Outcome.UNKNOWN)
-
-
-def _note_versions(versions: dict[bytes, int], execution: Execution) -> None:
-    """Remember at which version each key of a command is now, as far as it was told."""
-    results = execution.results()
-    if len(results) == len(execution.commands):
-        commands = sorted(execution.commands, key=attrgetter("key"))
-        for command, (found, version, _) in zip(commands, results, strict=True):
+def _note_versions(
+    versions: dict[bytes, int], commands: Sequence[Command], results: Sequence[Result]
+) -> None:
+    """Remember at which version each key of a command is now, if all of it was told."""
+    if len(results) == len(commands):
+        ordered = sorted(commands, key=attrgetter("key"))
+        for command, (found, version, _) in zip(ordered, results, strict=True):
             wrote = found and command.operation is not Operation.GET
             versions[command.key] = version + wrote

@@ -55,7 +55,7 @@ def test_what_was_told_comes_back_with_its_times(recorder: Recorder, tmp_path: P
     for thread, one in enumerate([got, put]):
         recorder.begin(thread, one)
     for thread, one in reversed(list(enumerate([got, put]))):
-        recorder.end(thread, one)
+        recorder.end(thread, one, one.results())
     recorder.close()
     found = read(tmp_path / "history.bin")
     assert (found.client, found.is_sample, found.is_cut) == ("pi1", False, False)
@@ -73,7 +73,7 @@ def test_what_was_not_done_has_an_end_and_was_told_nothing(
 ) -> None:
     one = execution(3, [Command(PUT, b"a", b"y")], outcome)
     recorder.begin(0, one)
-    recorder.end(0, one)
+    recorder.end(0, one, one.results())
     recorder.close()
     (entry,) = read(tmp_path / "history.bin").entries
     assert (entry.outcome, entry.told) == (outcome, ())
@@ -84,7 +84,7 @@ def test_a_command_on_many_keys_is_one_entry(recorder: Recorder, tmp_path: Path)
     commands = [Command(GET, b"b"), Command(GET, b"a")]
     results = [Result(True, 1, b"x"), Result(False, 0)]  # in order of the keys
     recorder.begin(0, execution(1, commands))
-    recorder.end(0, execution(1, commands, results=results))
+    recorder.end(0, execution(1, commands), results)
     recorder.close()
     (entry,) = read(tmp_path / "history.bin").entries
     assert [command.key for command in entry.commands] == [b"a", b"b"]
@@ -94,7 +94,7 @@ def test_a_command_on_many_keys_is_one_entry(recorder: Recorder, tmp_path: Path)
 def test_what_is_only_known_to_be_done_was_told_nothing(recorder: Recorder, tmp_path: Path) -> None:
     commands = [Command(PUT, b"a", b"x"), Command(PUT, b"b", b"y")]
     recorder.begin(0, execution(1, commands))
-    recorder.end(0, execution(1, commands, results=[Result(True, 1)]))
+    recorder.end(0, execution(1, commands), [Result(True, 1)])
     recorder.close()
     (entry,) = read(tmp_path / "history.bin").entries
     assert (entry.outcome, entry.told) == (Outcome.DONE, ())
@@ -107,7 +107,7 @@ def test_a_sample_has_all_of_its_keys_and_nothing_of_others(tmp_path: Path) -> N
         commands = [Command(GET, key), Command(GET, b"a" + key)]
         results = [Result(False, 0), Result(False, number)]
         recorder.begin(0, execution(number, commands))
-        recorder.end(0, execution(number, commands, results=results))
+        recorder.end(0, execution(number, commands), results)
     recorder.close()
     found = read(tmp_path / "history.bin")
     kept = {one.key: told for entry in found.entries for one, told in _pairs(entry)}
@@ -184,11 +184,10 @@ def test_every_command_comes_back(
         value = b"v" if command.operation is GET and found else b""
         one = execution(number, [command], results=[Result(found, version, value)])
         recorder.begin(0, one)
-        recorder.end(0, one)
+        recorder.end(0, one, one.results())
     recorder.close()
     for entry, (command, found, version) in zip(read(path).entries, rows, strict=True):
-        writes = command.operation in {PUT, CAS, Operation.ADD}
-        value = hash_value(command.value) if writes else b""
+        value = hash_value(command.value) if command.value else b""
         assert entry.commands == (command._replace(value=value),)
         told = hash_value(b"v") if command.operation is GET and found else b""
         assert entry.told == (Result(found, version, told),)
