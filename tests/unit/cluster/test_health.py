@@ -61,3 +61,12 @@ def test_an_unsafe_server_is_named() -> None:
     assert unsafe == ["pi2"]
     (line,) = health.problems({}, unsafe)
     assert line.startswith("server pi2 is unsafe: ")
+
+
+def test_what_a_server_has_not_settled_is_a_line() -> None:
+    told: dict[str, dict[str, Any]] = {
+        "pi1": {"locks": 0, "in_doubt": 0},
+        "pi2": {"locks": 2, "in_doubt": 1},
+        "pi3": {"error": "no answer"},
+    }
+    assert health.unsettled(told) == ["server pi2: 2 keys locked, 1 transactions in doubt"]

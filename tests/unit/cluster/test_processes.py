@@ -190,6 +190,22 @@ def test_a_run_notes_what_its_servers_tell_and_what_is_lost(shelf: Any, run: Run
     assert run.manifest["unsafe_servers"] == ["pi2.0"]
 
 
+def test_servers_are_asked_again_until_they_have_settled(
+    shelf: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = {"ranges": SERVING, "locks": 1, "in_doubt": 1}
+    answers = iter([{"pi1.0": busy}, {"pi1.0": busy}, {"pi1.0": {**busy, "locks": 0}}])
+    monkeypatch.setattr(processes, "server_figures", lambda *_: next(answers))
+    monkeypatch.setattr(experiment, "_SETTLE_POLL_S", 0.0)
+    monkeypatch.setattr(experiment, "SETTLE_TIMEOUT_S", 0.0)
+    assert experiment._ask_servers(shelf, run) == []
+    assert run.manifest["unsettled"] == ["server pi1.0: 1 keys locked, 1 transactions in doubt"]
+    monkeypatch.setattr(experiment, "SETTLE_TIMEOUT_S", 60.0)
+    answers = iter([{"pi1.0": busy}, {"pi1.0": busy}, {"pi1.0": {"ranges": SERVING}}])
+    experiment._ask_servers(shelf, run)
+    assert run.manifest["unsettled"] == []
+
+
 @pytest.mark.parametrize(("mode", "asked"), [("serving", False), ("joining", True)])
 def test_replicas_are_compared_once_all_ranges_are_served(
     shelf: Any, run: Run, mode: str, *, asked: bool

@@ -36,6 +36,13 @@ def check(
     return facts.check(folders, {"name": name, "listen": listen, "peers": peers}, b"")
 
 
+def test_the_clock_is_the_one_of_histories(folders: Folders) -> None:
+    before_s = time.monotonic()
+    told = facts.clock(folders, {}, b"")
+    assert before_s <= told["monotonic_s"] <= time.monotonic()
+    assert told["boot_id"] == boot_id()
+
+
 def test_the_facts_are_this_hosts(folders: Folders) -> None:
     found = facts.facts(folders, {}, b"")
     assert found["cores"] == os.cpu_count()

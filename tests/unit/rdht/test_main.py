@@ -3,12 +3,15 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from rdht import __main__, records
+from rdht import __main__, history, records
+from rdht.parts import Result
+from rdht.scan import hash_value
 from rdht.table import Table as Entries
 from rdht.ycsb import key_of
 from tests.unit.rdht.table import KEY_RANGE, Table
@@ -142,6 +145,27 @@ def test_verify_tells_what_differs(run: Run, table: Table) -> None:
     assert code == 1
     (row,) = json.loads(out)["differing"]
     assert row == {"key": key.decode(), "servers": ["s0", "s1"]}
+
+
+def test_verify_puts_down_what_stands_at_each_key(run: Run, table: Table, tmp_path: Path) -> None:
+    client = table.client()
+    kept, deleted, empty = table.keys(3)
+    for value in (b"first", b"value"):
+        client.put(kept, value)
+    client.put(deleted, b"value")
+    client.delete(deleted)
+    client.put(empty, b"")
+    began_ns = time.monotonic_ns()
+    assert run("verify", "--history", str(tmp_path / "last.bin"))[0] == 0
+    found = history.read(tmp_path / "last.bin")
+    told = {entry.commands[0].key: entry.told[0] for entry in found.entries}
+    assert told == {
+        kept: Result(True, 2, hash_value(b"value")),
+        deleted: Result(False, 2),
+        empty: Result(True, 1),
+    }
+    for entry in found.entries:
+        assert began_ns <= entry.begun_ns <= (entry.ended_ns or 0) <= time.monotonic_ns()
 
 
 @pytest.mark.parametrize("profile", ["classic", "fast"])
