@@ -11,7 +11,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from analysis import charts, physics, pictures, series, summary
+from analysis import charts, physics, pictures, series, summary, timeline
+from analysis.history import VIOLATED
 from analysis.pictures import Chart
 
 REPORT = "report.html"
@@ -72,7 +73,9 @@ def run_charts(
     failures = series.failures(hosts)
     seconds = [vars(second) for row in found for second in row.record.seconds]
     latency_over_time = series.latency_over_time(seconds, width_s)
+    failing = figures["verdict"]["failing"]
     return [
+        *([timeline.chart(failing)] if failing else []),
         charts.throughput(
             series.throughput(found, clock, width_s), series.events(manifest, clock, lasted_s)
         ),
@@ -148,22 +151,21 @@ def render(template: str, **values: Any) -> str:
 
 def verdict(manifest: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
     """Return whether to trust a run: `level` (good, doubtful, bad), `text`, and the reasons."""
-    replicas = figures["replicas"]
-    differing = len(replicas["differing"]) if replicas else 0
+    replicas, judged = figures["replicas"], figures["verdict"]
     missing = _missing(manifest, figures)
-    reasons = [*missing, *figures["flaws"]]
-    if differing:
-        reasons.insert(0, f"{differing:,} of {replicas['keys']:,} keys differ between replicas.")
-    if not replicas:
-        reasons.append("The replicas were not compared.")
-    if differing:
-        level, text = "bad", "The replicas differ."
+    reasons = [*judged["reasons"], *missing, *figures["flaws"]]
+    if judged["verdict"] == VIOLATED:
+        level, text = "bad", "Violated: the table did not keep its promises."
     elif missing or not summary.is_complete(figures):
         level, text = "bad", "The run is not complete."
     else:
-        level, text = "doubtful" if reasons else "good", "Complete."
+        level = "doubtful" if reasons else "good"
+        parts = ["Complete", f"verdict {judged['verdict']}"]
+        if counts := judged["counts"]:
+            parts.append(f"{counts['commands']:,} commands on {counts['keys']:,} keys judged")
         if replicas:
-            text = f"Complete; {replicas['keys']:,} keys, equal on both replicas."
+            parts.append(f"{replicas['keys']:,} keys, equal on both replicas")
+        text = "; ".join(parts) + "."
     return {"level": level, "text": text, "reasons": reasons}
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis import limits, outliers, physics
+from analysis import limits, outliers, physics, verdict
 from rdht import records
 from rdht.errors import ConfigurationError
 from rdht.records import SLOT_S, ClientRecord, Histogram, ThreadRecord, merged
@@ -92,6 +92,8 @@ def assemble(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     Returns the summary, and a row a host.
     """
     found, summary = evaluate(folder)
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    verdict.keep(folder, manifest, summary["verdict"])
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     _write_csv(folder / "threads.csv", THREAD_COLUMNS, thread_rows(found))
     _write_csv(folder / "seconds.csv", SECOND_COLUMNS, second_rows(found))
@@ -112,6 +114,7 @@ def evaluate(folder: Path) -> tuple[list[HostRecord], dict[str, Any]]:
     response_us = outliers.response_us(records)
     host_of = {server["name"]: server["host"] for server in manifest["roster"]["servers"]}
     summary |= {
+        "verdict": verdict.of(folder, manifest),
         "hosts": hosts,
         "marks": physics.marks(hosts),
         "busiest": physics.busiest(hosts),

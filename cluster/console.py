@@ -28,6 +28,7 @@ _FIGURES = {
     "latency_us_p50": "p50 µs",
     "latency_us_p99": "p99 µs",
 }
+_OK = "ok"  # a verdict
 _FILE_COLUMNS = 160  # where there is no terminal to fit
 _COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
 
@@ -227,8 +228,10 @@ def show_summary(screen: Screen, summary: dict[str, Any], hosts: list[dict[str, 
     if busiest := summary["busiest"]:
         screen.note(f"busiest host: {busiest['host']}, {busiest['cpu_busy']:.0%} of its processor")
     show_flaws(screen, summary)
-    if summary["replicas"]:
-        screen.note(_verdict(summary["replicas"]))
+    found = summary["verdict"]
+    (screen.note if found["verdict"] == _OK else screen.warn)(f"verdict: {_verdict(summary)}")
+    for reason in found["reasons"]:
+        screen.warn(reason)
 
 
 def show_flaws(screen: Screen, summary: dict[str, Any]) -> None:
@@ -241,9 +244,21 @@ def _profile(summary: dict[str, Any]) -> str:
     return f"{summary['profile']} profile, window {summary['window']}"
 
 
-def _verdict(replicas: dict[str, Any] | None) -> str:
-    if not replicas:
-        return "replicas not compared"
+def _verdict(summary: dict[str, Any]) -> str:
+    """Return whether the table kept its promises, and on what that rests."""
+    found, replicas = summary["verdict"], summary["replicas"]
+    parts = [found["verdict"]]
+    if counts := found["counts"]:
+        judged = f"{counts['commands']:,} commands on {counts['keys']:,} keys judged"
+        if counts["unknown"]:
+            judged += f", {counts['unknown']:,} of them of unknown outcome"
+        if error_s := found["clock_error_s"]:
+            judged += f", by clocks that are known to {error_s * 1e3:.2g} ms"
+        parts.append(judged)
+    return "; ".join([*parts, *([_equality(replicas)] if replicas else [])])
+
+
+def _equality(replicas: dict[str, Any]) -> str:
     differing = len(replicas["differing"])
     keys = f"{replicas['keys']:,} keys"
     return f"{keys}, {differing} DIFFER" if differing else f"{keys}, equal on both replicas"
@@ -315,8 +330,9 @@ def show_comparison(screen: Screen, summaries: Sequence[dict[str, Any]]) -> None
     )
     screen.note("window: commands of a thread in flight; ratio: of commands/s to the first run's")
     for summary in summaries:
-        verdict = _verdict(summary["replicas"])
-        screen.note(f"logs/{summary['run']}: {_profile(summary)}: {verdict}")
+        found, replicas = summary["verdict"]["verdict"], summary["replicas"]
+        told = f"{found}; {_equality(replicas)}" if replicas else found
+        screen.note(f"logs/{summary['run']}: {_profile(summary)}: {told}")
 
 
 def show_compared(screen: Screen, compared: dict[str, Any]) -> None:
@@ -362,4 +378,4 @@ def _interval(ends: tuple[float, float] | None) -> str | None:
 
 
 def _unequal(replicas: dict[str, Any] | None) -> list[str]:
-    return [_verdict(replicas)] if replicas and replicas["differing"] else []
+    return [_equality(replicas)] if replicas and replicas["differing"] else []

@@ -37,6 +37,7 @@ from rdht.scan import hash_value
 
 SAMPLE_SHARE = 16  # a sample has one key of so many, with all that is done to it
 MAGIC = b"rdht history 1\n"
+_GZIP = b"\x1f\x8b"
 _GROWTH_BYTES = 1024 * 1024
 _BEGUN, _ENDED, _CUT = 1, 2, 3  # the kinds of a row; 0 is what no row was written to yet
 _HEAD = struct.Struct("<QIHHBB")
@@ -211,7 +212,8 @@ def read(path: Path) -> History:
     """Read a file of history, closed or not; ConfigurationError if it is none."""
     try:
         data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
+        is_closed = data.startswith(_GZIP)
+        if is_closed:
             data = gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:
         why = f"{path}: cannot read the history: {getattr(error, 'strerror', None) or error}"
@@ -224,6 +226,9 @@ def read(path: Path) -> History:
         header: dict[str, Any] = json.loads(data[len(MAGIC) : end])
         rows = _Rows(data, end + 1)
         entries = list(rows.entries())
+        if is_closed and not rows.is_at_end:
+            why = f"{path}: a history that ends within a row"
+            raise ConfigurationError(why)
         return History(
             header["client"], header["boot_id"], header["is_sample"], rows.is_cut, entries
         )
@@ -255,6 +260,11 @@ class _Rows:
             yield begun._replace(ended_ns=time_ns, outcome=_OUTCOMES[outcome], told=told)
         self.is_cut = self._kind() == _CUT
         yield from open_.values()
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether nothing follows what was read."""
+        return self.is_cut or self._at == len(self._data)
 
     def _kind(self) -> int | None:
         """Return the kind of the next row."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.history import VIOLATED
 from analysis.summary import assemble, is_complete
 from cluster.command import LAB, LOGS, NETNS, ROOT, STATE, desk
 from cluster.console import Screen
@@ -90,7 +91,8 @@ def perform(  # noqa: PLR0913 - what a run is made of
 ) -> dict[str, Any]:
     """Run an experiment, of this checkout if it is of no other release; return its summary.
 
-    Raises ClusterError for a run that is not complete, VerdictError if its replicas differ.
+    Raises VerdictError if the table did not keep its promises, ClusterError for a run that is not
+    complete.
     """
     built = built or build(ROOT)
     run = begin(logs, operator.cluster, built.name, dry_run=operator.dry_run)
@@ -124,9 +126,14 @@ def perform(  # noqa: PLR0913 - what a run is made of
         raise ClusterError("\n".join([*problems, str(error)])) from error
     show(operator.screen, summary, rows)
     where = run.folder.relative_to(ROOT)
+    refuse_violated(summary)
     if problems or not is_complete(summary):
         raise ClusterError("\n".join([*problems, f"The run is not complete: {where}"]))
-    if differing := summary["replicas"]["differing"]:
-        why = f"{len(differing)} keys differ between their replicas, such as {differing[0]}"
-        raise VerdictError(why)
     return summary
+
+
+def refuse_violated(summary: dict[str, Any]) -> None:
+    """Raise VerdictError if the table did not keep its promises."""
+    if summary["verdict"]["verdict"] == VIOLATED:
+        why = f"violated: the table did not keep its promises in run {summary['run']}"
+        raise VerdictError(why, summary)

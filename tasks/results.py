@@ -11,6 +11,7 @@ from cluster.console import Screen, show_compared, show_summary
 from cluster.errors import ClusterError, UsageError, VerdictError
 from cluster.operator import Operator
 from cluster.remote import Call
+from tasks import refuse_violated
 
 
 @cluster_task(
@@ -42,6 +43,7 @@ def assemble(screen: Screen, *, run: str | None = None) -> dict[str, Any]:
     summary, rows = analysis.assemble(found.folder)
     show_summary(screen, summary, rows)
     screen.note(f"results: {found.folder.relative_to(ROOT)}")
+    refuse_violated(summary)
     if not analysis.is_complete(summary):
         lost = health.problems(summary["lost_ranges"], summary["unsafe_servers"])
         raise ClusterError("\n".join([*lost, "the run is not complete"]))

@@ -34,6 +34,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from analysis.linearizability import NEVER, Call, Transaction, explain_disorder, find_order
 from rdht import log, roster
 from rdht.authentication import make_secret
 from rdht.client import Client, Pipeline, observe
@@ -47,7 +48,6 @@ from rdht.ring import Ring
 from rdht.roster import DEFAULT_KEY_RANGE, Roster, ServerAddress
 from rdht.session import Session
 from rdht.transport import read_json
-from tests.model.linearizability import NEVER, Call, Transaction, explain_disorder, find_order
 
 ROOT = Path(__file__).parents[2]
 SERVERS = tuple(f"s{number}" for number in range(5))
@@ -741,7 +741,7 @@ def _judge_round(records: list[Record]) -> int:
             fail(f"{key!r} is not linearizable\n{show(calls)}")
     why = explain_disorder([Transaction(tuple(one.calls(sure=False))) for one in records])
     if why is not None:
-        concerned = [show(calls) for key, calls in by_key.items() if repr(key) in why]
+        concerned = [show(calls) for key, calls in by_key.items() if repr(key) in str(why)]
         fail("\n\n".join([f"not serializable: {why}", *concerned]))
     return len(by_key)
 

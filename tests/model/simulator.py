@@ -27,6 +27,14 @@ from operator import attrgetter
 from typing import Any, NamedTuple, TextIO
 from unittest import mock
 
+from analysis.linearizability import (
+    NEVER,
+    Call,
+    Transaction,
+    UndecidedError,
+    explain_disorder,
+    find_order,
+)
 from rdht import memory, parts
 from rdht.coordinator import Command
 from rdht.execution import Execution, Outcome
@@ -41,14 +49,6 @@ from rdht.replica import Mode, pack_pages
 from rdht.ring import Ring
 from rdht.roster import Roster, ServerAddress
 from rdht.transitions import State
-from tests.model.linearizability import (
-    NEVER,
-    Call,
-    Transaction,
-    UndecidedError,
-    explain_disorder,
-    find_order,
-)
 from tests.model.specification import may_be_partial
 
 SERVERS = tuple(f"s{number}" for number in range(5))

@@ -59,6 +59,11 @@ OUTSIDE_WORLD = {
     *("asyncio", "multiprocessing", "random", "secrets", "select", "selectors", "socket"),
     *("subprocess", "threading", "time"),
 }
+FOR_ANALYSIS = {
+    *("rdht.errors", "rdht.records", "rdht.traffic"),  # the result format
+    *("rdht.history", "rdht.execution", "rdht.messages", "rdht.parts"),  # that of histories
+    *("rdht.scan", "rdht.ycsb"),  # what stood at the keys before
+}
 FOR_CLUSTER = {
     *(
         "rdht.authentication",
@@ -181,9 +186,9 @@ def test_the_operators_library_takes_little_of_the_table(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", within("analysis"))
-def test_the_analysis_takes_only_the_result_format(module: str) -> None:
+def test_the_analysis_takes_only_the_formats_of_results_and_histories(module: str) -> None:
     ours = {name for name in imports(module) if top(name) in OURS - {"analysis"}}
-    assert ours <= {"rdht.errors", "rdht.records", "rdht.traffic"}
+    assert ours <= FOR_ANALYSIS
 
 
 @pytest.mark.parametrize("module", within("lab"))

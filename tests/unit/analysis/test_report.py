@@ -61,7 +61,7 @@ def test_the_page_says_first_what_to_think_of_the_run_and_then_how_it_was(page: 
     text = " ".join(Reader(page).text.split())
     order = [
         "Run 20261127-021032-shelf-3fa9",
-        "Complete; 8,952 keys, equal on both replicas.",
+        "Complete; verdict unknown; 8,952 keys, equal on both replicas.",
         "messages a command",
         "What ran",
         "6e98768aad25",
@@ -139,7 +139,7 @@ def test_a_run_of_which_little_is_known_has_a_report(tmp_path: Path) -> None:
     report.write(folder)
     text = Reader((folder / report.REPORT).read_text(encoding="utf-8")).text
     assert "not ended" in text
-    assert "The replicas were not compared." in text
+    assert "the replicas were not compared" in text
     assert "Processors" not in text
 
 
@@ -149,17 +149,21 @@ def verdict(manifest: dict[str, Any], **figures: Any) -> dict[str, Any]:
         **{name: {} for name in ("lost", "lost_ranges")},
         "interrupted": False,
         "replicas": {"keys": 10, "differing": []},
+        "verdict": {"verdict": "ok", "reasons": [], "counts": {"commands": 50, "keys": 9}},
     }
     return report.verdict(manifest, {**flawless, **figures})
 
 
 def test_a_flawless_run_is_good_and_one_with_a_mark_doubtful() -> None:
-    text = "Complete; 10 keys, equal on both replicas."
+    text = "Complete; verdict ok; 50 commands on 9 keys judged; 10 keys, equal on both replicas."
     assert verdict({}) == {"level": "good", "text": text, "reasons": []}
     found = verdict({}, flaws=["pi1: throttled"])
     assert (found["level"], found["text"]) == ("doubtful", text)
     assert "pi1: throttled" in found["reasons"][0]
-    assert verdict({}, replicas=None)["level"] == "doubtful"
+    unknown = {"verdict": "unknown", "reasons": ["no history"], "counts": {}}
+    found = verdict({}, replicas=None, verdict=unknown)
+    assert (found["level"], found["reasons"]) == ("doubtful", ["no history"])
+    assert found["text"] == "Complete; verdict unknown."
 
 
 @pytest.mark.parametrize(
@@ -168,7 +172,7 @@ def test_a_flawless_run_is_good_and_one_with_a_mark_doubtful() -> None:
         ({}, {"errors": ["pi2: a defect"], "flaws": ["pi2: a defect"]}, "pi2: a defect"),
         ({}, {"lost_ranges": {"3": ["pi4", "pi5"]}}, "Range 3"),
         ({}, {"unsafe_servers": ["pi2"]}, "pi2 is unsafe"),
-        ({}, {"replicas": {"keys": 10, "differing": ["a"]}}, "1 of 10 keys"),
+        ({}, {"verdict": {"verdict": "violated", "reasons": ["key a is not …"]}}, "key a"),
         ({"not_collected": {"pi5": "timeout"}}, {}, "pi5 was not collected: timeout"),
         ({"problems": ["pi3: server pi3 died"]}, {}, "pi3: server pi3 died"),
     ],

@@ -361,7 +361,9 @@ def test_assembling_writes_what_it_returns(
     unknown: dict[str, Any] = {"hosts": {}, "marks": [], "busiest": None, "bound": None}
     expected = summary.summarize(found, MANIFEST) | unknown
     assert {name: figures[name] for name in expected} == expected
-    assert set(figures) - set(expected) == {"response_us", "outliers", "limit", "flaws"}
+    more = {"response_us", "outliers", "limit", "flaws", "verdict"}
+    assert set(figures) - set(expected) == more
+    assert figures["verdict"]["reasons"][0] == "no history was kept (--history off)"
     assert set(figures["response_us"]) == {"pi1", "pi2"}
     assert host_rows == summary.host_rows(found)
     assert json.loads((folder / "summary.json").read_text(encoding="utf-8")) == figures

@@ -202,6 +202,12 @@ def summary() -> dict[str, Any]:
         "bound": {"throughput_per_s": 1300.4, "share": 0.9493, "links": []},
         "flaws": [],
         "replicas": {"keys": 99, "differing": []},
+        "verdict": {
+            "verdict": "ok",
+            "reasons": [],
+            "counts": {"commands": 12_500, "keys": 99, "unknown": 1},
+            "clock_error_s": 0.0004,
+        },
     }
 
 
@@ -235,7 +241,10 @@ def test_a_summary_has_a_row_a_host_and_one_for_the_cluster(
     assert "busiest host: pi2, 51% of its processor" in out
     assert "limit: the link of pi2, outward" in out
     assert "94.9% of the 1,300 commands/s that the links would allow" in out
-    assert "99 keys, equal on both replicas" in out
+    assert (
+        "verdict: ok; 12,500 commands on 99 keys judged, 1 of them of unknown outcome, by clocks that "
+        "are known to 0.4 ms; 99 keys, equal on both replicas"
+    ) in " ".join(out.split())
 
 
 def test_a_summary_says_what_is_wrong_with_the_run(
@@ -244,11 +253,14 @@ def test_a_summary_says_what_is_wrong_with_the_run(
     summary["flaws"] = ["pi1: client pi1: a defect", "pi2 stands out, its link"]
     summary["bound"] = None
     summary["replicas"]["differing"] = [{"key": "a"}]
+    summary["verdict"] |= {"verdict": "violated", "reasons": ["key a is not linearizable"]}
     show_summary(Screen(), summary, [host_row])
     out = capsys.readouterr().out
     assert "pi1: client pi1: a defect" in out
     assert "pi2 stands out, its link" in out
     assert "1 DIFFER" in out
+    assert "verdict: violated" in out
+    assert "key a is not linearizable" in out
     assert "would allow" not in out
 
 
@@ -267,6 +279,7 @@ def test_a_run_whose_replicas_were_not_compared_says_nothing_of_them(
     capsys: Capture, summary: dict[str, Any], host_row: dict[str, Any]
 ) -> None:
     summary["replicas"] = None
+    summary["verdict"] |= {"verdict": "unknown", "counts": {}}
     show_summary(Screen(), summary, [host_row])
     assert "replicas" not in capsys.readouterr().out
 
@@ -288,8 +301,11 @@ def test_runs_stand_side_by_side_within_100_columns(
         ["fast", "1,023", "123,450.0", "100.0", "127,263", "1,150,527", "4.0", "1,234,567"],
     ]
     assert max(map(len, lines)) <= 100
-    assert "logs/20261123-141502-shelf-3fa9: classic profile, window 1: 99 keys, equal" in lines[-2]
-    assert lines[-1].endswith("fast profile, window 1023: 7 keys, 1 DIFFER")
+    assert (
+        "logs/20261123-141502-shelf-3fa9: classic profile, window 1: ok; 99 keys, equal"
+        in lines[-2]
+    )
+    assert lines[-1].endswith("fast profile, window 1023: ok; 7 keys, 1 DIFFER")
 
 
 def test_a_run_in_which_nothing_was_done_stands_beside_others(

@@ -21,7 +21,8 @@ from rdht.messages import Operation
 from rdht.parts import Result
 
 NEVER = math.inf
-MOST_STATES = 100_000  # of one search
+MOST_STATES = 100_000  # of one search, beside one a call
+_MEETING = {Operation.GET, Operation.PUT, Operation.CAS}
 
 
 class UndecidedError(Exception):
@@ -36,7 +37,10 @@ class Register(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One operation on one key; `version` is what a cas expects, `told` what came back."""
+    """One operation on one key, and what came back; None of that which is not known.
+
+    A cas expects `version`, or a value where tables without versions are judged: `expected`.
+    """
 
     key: bytes
     operation: Operation
@@ -45,6 +49,8 @@ class Call(NamedTuple):
     value: bytes = b""
     version: int = 0
     told: Result | None = None
+    process: str = ""
+    expected: bytes | None = None
 
 
 class Transaction(NamedTuple):
@@ -54,10 +60,12 @@ class Transaction(NamedTuple):
 
     @property
     def called_s(self) -> float:
+        """When all of it began."""
         return self.calls[0].called_s
 
     @property
     def ended_s(self) -> float:
+        """When all of it had ended."""
         return self.calls[0].ended_s
 
 
@@ -73,6 +81,8 @@ def carry_out(call: Call, before: Register) -> tuple[Register, Result]:
         found = value is None
     elif operation is Operation.DELETE:
         found = value is not None
+    elif call.expected is not None:
+        found = value == call.expected
     else:
         found = version == call.version
     if not found:
@@ -81,97 +91,180 @@ def carry_out(call: Call, before: Register) -> tuple[Register, Result]:
     return Register(written, version + 1), Result(found, version)
 
 
-def find_order(calls: Sequence[Call], start: Register = Register()) -> list[Call] | None:  # noqa: B008 - immutable
+def find_order(
+    calls: Sequence[Call],
+    start: Register = Register(),  # noqa: B008 - immutable
+    *,
+    has_versions: bool = True,
+) -> list[Call] | None:
     """Return an order of the calls on one key that explains what they were told, if there is one.
 
-    Calls of unknown outcome that need not have taken effect are left out of it. Raises
-    UndecidedError after MOST_STATES.
+    Calls of unknown outcome that need not have taken effect are left out of it. Without versions
+    those of what was told are not looked at. Raises UndecidedError after MOST_STATES.
     """
-    search = _Search(sorted(calls, key=lambda call: call.called_s))
-    return search.run(start)
+    return _Search(calls, has_versions=has_versions).run(start)
+
+
+class _Place(NamedTuple):
+    """How far a search is: what was done, and what stands at the key then.
+
+    `at` is the first call that is not done, `done` has a bit for each after it, from the lowest on,
+    and `taken` one for each call of unknown outcome.
+    """
+
+    at: int
+    done: int
+    taken: int
+    register: Register
 
 
 class _Search:
-    """The search for an order of the calls on one key, sorted by when they began."""
+    """The search for an order of the calls on one key.
 
-    def __init__(self, calls: list[Call]) -> None:
-        self._calls = calls
-        self._needed = sum(1 << at for at, call in enumerate(calls) if call.ended_s < NEVER)
-        told = [(call, call.told) for call in calls if call.told is not None]
-        self._last = max((result.version for _, result in told), default=0)
+    Those that had an effect for certain are sorted by when they began. So all that was done is told
+    by a number and a few bits, however long the history is; and the others hold nothing up.
+    """
+
+    def __init__(self, calls: Sequence[Call], *, has_versions: bool) -> None:
+        self._has_versions = has_versions
+        by_begin = sorted(calls, key=lambda call: call.called_s)
+        self._calls = [call for call in by_begin if call.ended_s < NEVER or call.told]
+        # One that was not told anything, and may never be, matters only for what it wrote.
+        self._open = [
+            call
+            for call in by_begin
+            if not (call.ended_s < NEVER or call.told) and call.operation is not Operation.GET
+        ]
+        told = [(call, call.told) for call in self._calls if call.told is not None]
         # Who wrote a version, and what stood there, is often known: nobody else can have done it.
-        self._followed = {
-            result.version
+        self._followed: set[int] = set()
+        self._read: dict[int, bytes | None] = {}
+        self._last: float = NEVER
+        if has_versions:
+            self._last = max((result.version for _, result in told), default=0)
+            for call, result in told:
+                if call.operation is Operation.GET:
+                    self._read[result.version] = result.value if result.found else None
+                elif result.found:
+                    self._followed.add(result.version)
+        # Of gets, puts and cas that succeeded nobody can tell that a value was there which none of
+        # them met: so what wrote it need not have been.
+        self._met: set[bytes] | None = None
+        if all(
+            call.operation in _MEETING and (result.found or call.operation is Operation.GET)
             for call, result in told
-            if result.found and call.operation is not Operation.GET
-        }
-        self._read = {
-            result.version: result.value if result.found else None
-            for call, result in told
-            if call.operation is Operation.GET
-        }
-        self._seen: set[tuple[int, Register]] = set()
+        ):
+            self._met = {call.expected for call in by_begin if call.expected is not None}
+            self._met |= {result.value for _, result in told if result.found}
 
     def run(self, start: Register) -> list[Call] | None:
-        stack: list[tuple[int, Register, tuple[object, ...]]] = [(0, start, ())]
+        seen: set[_Place] = set()
+        stack: list[tuple[_Place, tuple[object, ...]]] = [(_Place(0, 0, 0, start), ())]
         while stack:
-            done, register, path = stack.pop()
-            done, path, steps = self._settle(done, register, path)
-            if done & self._needed == self._needed:
+            place, path = stack.pop()
+            place, path, steps = self._settle(place, path)
+            if place.at == len(self._calls):
                 return _unroll(path)
-            if (done, register) in self._seen:
+            if place in seen:
                 continue
-            self._seen.add((done, register))
-            if len(self._seen) > MOST_STATES:
+            seen.add(place)
+            if len(seen) > MOST_STATES + len(self._calls):
                 raise UndecidedError
-            # The last one is tried first: those that are done, which their versions decide.
-            stack += [(done | 1 << at, after, (path, self._calls[at])) for at, after in steps]
+            # The last one is tried first: the one that ended first, as it most likely was.
+            stack += [(after, (path, call)) for after, call in steps]
         return None
 
     def _settle(
-        self, done: int, register: Register, path: tuple[object, ...]
-    ) -> tuple[int, tuple[object, ...], list[tuple[int, Register]]]:
+        self, place: _Place, path: tuple[object, ...]
+    ) -> tuple[_Place, tuple[object, ...], list[tuple[_Place, Call]]]:
         """Take all calls that may come next and change nothing; return the others that may."""
+        at, done, taken, register = place
         while True:
-            steps = []
-            settled = False
-            for at in self._next(done):
-                call = self._calls[at]
-                after, told = carry_out(call, register)
-                if call.told is not None and call.told != told:
+            is_settled = True
+            steps: list[tuple[_Place, Call]] = []
+            first_end_s = NEVER
+            for later, call in self._next(at, done):
+                first_end_s = min(first_end_s, call.ended_s)
+                after, told = self._carry_out(call, register)
+                if call.told is not None and not self._fits(call.told, told):
                     continue
-                if after != register:
-                    if call.told is not None or self._may_follow(register, after, call):
-                        steps.append((at, after))
-                elif call.ended_s < NEVER:
-                    done |= 1 << at
-                    path = (path, call)
-                    settled = True
-            if not settled:
-                steps.sort(key=lambda step: self._calls[step[0]].ended_s, reverse=True)
-                return done, path, steps
+                bit = 1 << later - at
+                changes = after is not register
+                if changes or call.told is None:  # told nothing, it may have an effect later
+                    if not changes or call.told or self._may_follow(register, after, call):
+                        steps.append((self._place(at, done | bit, taken, after), call))
+                    continue
+                path = (path, call)
+                done |= bit
+                is_settled = False
+            at, done = _normal(at, done)
+            if is_settled:
+                break
+        steps.sort(key=lambda step: step[1].ended_s, reverse=True)
+        if register.version not in self._followed:
+            steps = [*self._unknown_steps(at, done, taken, register, first_end_s), *steps]
+        return _Place(at, done, taken, register), path, steps
+
+    def _unknown_steps(
+        self, at: int, done: int, taken: int, register: Register, first_end_s: float
+    ) -> Iterator[tuple[_Place, Call]]:
+        """Yield the calls of unknown outcome that may come next and have an effect."""
+        for number, call in enumerate(self._open):
+            if call.called_s > first_end_s:
+                return
+            if taken >> number & 1:
+                continue
+            after, _ = self._carry_out(call, register)
+            if after is not register and self._may_follow(register, after, call):
+                yield _Place(at, done, taken | 1 << number, after), call
+
+    @staticmethod
+    def _place(at: int, done: int, taken: int, register: Register) -> _Place:
+        return _Place(*_normal(at, done), taken, register)
+
+    def _carry_out(self, call: Call, register: Register) -> tuple[Register, Result]:
+        after, told = carry_out(call, register)
+        if after is not register and not self._has_versions:
+            after = Register(after.value)
+        return after, told
+
+    def _fits(self, told: Result, right: Result) -> bool:
+        if self._has_versions:
+            return told == right
+        return told.found == right.found and told.value == right.value
 
     def _may_follow(self, register: Register, after: Register, call: Call) -> bool:
         """Return whether a write that nobody was told of may be the next one."""
+        if not self._has_versions:
+            return (
+                call.ended_s < NEVER
+                or call.operation is Operation.DELETE
+                or self._met is None
+                or after.value in self._met
+            )
         return (
             register.version not in self._followed
             and (after.version <= self._last or call.ended_s < NEVER)
             and self._read.get(after.version, after.value) == after.value
         )
 
-    def _next(self, done: int) -> list[int]:
-        """Return the calls that began before any call that is not done yet has ended."""
-        found = []
+    def _next(self, at: int, done: int) -> Iterator[tuple[int, Call]]:
+        """Yield the calls that began before any call that is not done yet has ended."""
+        calls = self._calls
         first_end_s = NEVER
-        at = (~done & (done + 1)).bit_length() - 1  # the lowest that is not done
-        for later in range(at, len(self._calls)):
-            call = self._calls[later]
+        for later in range(at, len(calls)):
+            call = calls[later]
             if call.called_s > first_end_s:
-                break
-            if not done >> later & 1:
-                found.append(later)
+                return
+            if not done >> later - at & 1:
                 first_end_s = min(first_end_s, call.ended_s)
-        return found
+                yield later, call
+
+
+def _normal(at: int, done: int) -> tuple[int, int]:
+    """Go on to the first call that is not done."""
+    more = (~done & done + 1).bit_length() - 1
+    return at + more, done >> more
 
 
 def _unroll(path: tuple[object, ...]) -> list[Call]:
@@ -183,7 +276,18 @@ def _unroll(path: tuple[object, ...]) -> list[Call]:
     return order[::-1]
 
 
-def explain_disorder(transactions: Sequence[Transaction]) -> str | None:
+class Disorder(NamedTuple):
+    """What cannot be, and of which transactions."""
+
+    why: str
+    transactions: tuple[Transaction, ...]
+
+    def __str__(self) -> str:
+        """Tell it with all there is to see."""
+        return f"{self.why}: {', '.join(map(str, self.transactions))}"
+
+
+def explain_disorder(transactions: Sequence[Transaction]) -> Disorder | None:
     """Return why no order of the transactions explains the versions that they were told.
 
     Every value is to be written once only. The versions of a key are one more with each write, so
@@ -199,7 +303,7 @@ class _Places:
     """Which transaction wrote each version of each key, and which ones met it."""
 
     def __init__(self, transactions: Sequence[Transaction]) -> None:
-        self.fault: str | None = None
+        self.fault: Disorder | None = None
         self._transactions = transactions
         self._writers: dict[bytes, dict[int, int]] = defaultdict(dict)  # by version
         self._readers: dict[bytes, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
@@ -215,10 +319,10 @@ class _Places:
             for call in transaction.calls:
                 if call.told is not None:
                     self._take(at, call, call.told)
-        for transaction in transactions:
+        for at, transaction in enumerate(transactions):
             for call in transaction.calls:
                 if call.told is not None and call.operation is Operation.GET:
-                    self._look(call, call.told)
+                    self._look(at, call, call.told)
         self._place_seen()
 
     def edges(self) -> Iterable[tuple[int, int]]:
@@ -239,7 +343,7 @@ class _Places:
         if call.operation is not Operation.GET and told.found:
             self._write(at, call, version + 1)
             if call.operation is Operation.CAS and version != call.version:
-                self.fault = f"{call} met another version"
+                self._blame("a cas met another version than it expected", at)
         else:
             self._readers[call.key][version].append(at)
         self._last[call.key] = max(self._last[call.key], version)
@@ -247,23 +351,25 @@ class _Places:
     def _write(self, at: int, call: Call, version: int) -> None:
         other = self._writers[call.key].setdefault(version, at)
         if other != at:
-            one, two = self._transactions[other], self._transactions[at]
-            self.fault = f"two wrote version {version} of {call.key!r}: {one} and {two}"
+            self._blame(f"two wrote version {version} of {call.key!r}", other, at)
         self._last[call.key] = max(self._last[call.key], version)
 
-    def _look(self, call: Call, told: Result) -> None:
+    def _blame(self, why: str, *concerned: int) -> None:
+        self.fault = Disorder(why, tuple(self._transactions[at] for at in concerned))
+
+    def _look(self, at: int, call: Call, told: Result) -> None:
         """Find the writer of what a get was told."""
         if not told.found:
             return
         writer = self._by_value.get((call.key, told.value))
         if writer is None:
-            self.fault = f"{call} met a value that nobody wrote"
+            self._blame(f"a get of {call.key!r} met a value that nobody wrote", at)
             return
         if self._transactions[writer].ended_s == NEVER:
             self._seen.add(writer)
             self._write(writer, call, told.version)
         elif self._writers[call.key].get(told.version) != writer:
-            self.fault = f"{call} met another value than was written"
+            self._blame(f"a get of {call.key!r} met another value than was written", writer, at)
 
     def _place_seen(self) -> None:
         """Check that there is a version on each key of a transaction that was seen on one."""
@@ -274,15 +380,15 @@ class _Places:
                     continue
                 free = [one for one in range(1, self._last[call.key] + 1) if one not in writers]
                 if not free:
-                    self.fault = f"half done, not on {call.key!r}: {self._transactions[at]}"
+                    self._blame(f"half done, and not on {call.key!r}", at)
                 elif len(free) == 1:
                     self._write(at, call, free[0])
 
 
 def _find_circle(
     transactions: Sequence[Transaction], edges: Iterable[tuple[int, int]]
-) -> str | None:
-    """Return a description of transactions that would each have to come before the other."""
+) -> Disorder | None:
+    """Return transactions that would each have to come before the other."""
     count = len(transactions)
     after: list[list[int]] = [[] for _ in range(2 * count)]
     owed = [0] * (2 * count)  # how many must still come before
@@ -300,9 +406,8 @@ def _find_circle(
     if not left:
         return None
     circle = _walk(left[0], after, owed)
-    return "each before the next, in a circle: " + ", ".join(
-        str(transactions[at]) for at in circle if at < count
-    )
+    why = "each would have to come before the next, in a circle"
+    return Disorder(why, tuple(transactions[at] for at in circle if at < count))
 
 
 def _edges_of_time(transactions: Sequence[Transaction]) -> Iterator[tuple[int, int]]:

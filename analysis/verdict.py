@@ -1,0 +1,167 @@
+"""Whether the table kept its promises in a run: its histories, its replicas, its locks.
+
+Times of the histories are of each host's own monotonic clock. They are laid side by side by the
+readings of these clocks that the manifest has, and each command is given the time that these may be
+wrong by, on both sides: so what is called a violation is one, whichever of the clocks was right.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from analysis.history import OK, UNKNOWN, VIOLATED, as_json, judge, transactions_of
+from analysis.linearizability import Register, Transaction
+from rdht.errors import ConfigurationError
+from rdht.history import read
+from rdht.scan import hash_value
+from rdht.ycsb import MIXES, load_commands
+
+VERDICT = "verdict.json"
+MAX_DRIFT = 100e-6  # seconds a second, of a clock after it was read last
+_OFF = "off"
+# What of a manifest a verdict rests on, beside the histories.
+_GROUNDS = ("clients", "clocks", "lost_ranges", "replicas", "unsettled", "parameters")
+
+
+class Shift(NamedTuple):
+    """How far a host's clock is ahead of the desk's, and how wrong that may be."""
+
+    offset_s: float
+    error_s: float
+    read_s: float  # by the desk's clock, when last
+
+
+class Found(NamedTuple):
+    """The histories of a run, and what is to be said of them."""
+
+    transactions: list[Transaction]
+    gaps: list[str]  # a line for each thing that is missing of them
+    error_s: float  # of the clocks, at most
+
+
+def of(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return the verdict of a collected run; it is judged anew only if it rests on other grounds.
+
+    It has `verdict` (ok, violated, unknown) with `reasons`, `counts` and `clock_error_s`, and in
+    `failing` the rows of the smallest part of the history that shows a violation.
+    """
+    kept = folder / VERDICT
+    if kept.exists():
+        document = json.loads(kept.read_text(encoding="utf-8"))
+        if document["grounds"] == _grounds(folder, manifest):
+            before: dict[str, Any] = document["verdict"]
+            return before
+    return _judge(folder, manifest)
+
+
+def keep(folder: Path, manifest: dict[str, Any], verdict: dict[str, Any]) -> None:
+    """Write down a verdict, and what it rests on."""
+    document = {"verdict": verdict, "grounds": _grounds(folder, manifest)}
+    (folder / VERDICT).write_text(json.dumps(document) + "\n", encoding="utf-8")
+
+
+def _grounds(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    files = {str(path.relative_to(folder)): path.stat().st_size for path in _files(folder)}
+    return {"files": files, **{name: manifest.get(name) for name in _GROUNDS}}
+
+
+def _judge(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    broken = _broken(manifest)
+    options = manifest.get("parameters", {}).get("clients", {})
+    if options.get("history", _OFF) == _OFF:
+        doubts = ["no history was kept (--history off)", *_doubts(manifest)]
+        told: dict[str, Any] = {"counts": {}, "failing": []}
+    else:
+        found = read_histories(folder, manifest)
+        doubts = [*found.gaps, *_doubts(manifest)]
+        start = _start(options)
+        judged = judge(found.transactions, start=start, is_complete=not doubts)
+        broken += [one.text for one in judged.violations]
+        doubts += judged.doubts
+        told = {**as_json(judged), "clock_error_s": round(found.error_s, 6)}
+    verdict = VIOLATED if broken else UNKNOWN if doubts else OK
+    return {**told, "verdict": verdict, "reasons": [*broken, *doubts]}
+
+
+def _broken(manifest: dict[str, Any]) -> list[str]:
+    """Return a line for each promise that was not kept, as the servers' own figures show."""
+    replicas = manifest.get("replicas") or {"differing": [], "keys": 0}
+    differing = replicas["differing"]
+    return [
+        *[f"{len(differing):,} of {replicas['keys']:,} keys differ between replicas"]
+        * bool(differing),
+        *(f"{line} long after the last command" for line in manifest.get("unsettled", ())),
+    ]
+
+
+def _doubts(manifest: dict[str, Any]) -> list[str]:
+    """Return a line for each thing by which a history may lack what nobody is to blame for."""
+    lost = manifest.get("lost_ranges", {})
+    return [
+        *(f"range {number} was lost with all that it held" for number in lost),
+        *["the replicas were not compared"] * (manifest.get("replicas") is None),
+    ]
+
+
+def read_histories(folder: Path, manifest: dict[str, Any]) -> Found:
+    """Return what the clients of a run did, by the desk's clock."""
+    shifts = _shifts(manifest)
+    transactions: list[Transaction] = []
+    gaps: list[str] = []
+    errors_s: list[float] = []
+    seen: set[str] = set()
+    for path in _files(folder):
+        host = path.parent.name
+        try:
+            history = read(path)
+        except ConfigurationError as error:
+            gaps.append(str(error))
+            continue
+        seen.add(history.client)
+        if history.is_cut:
+            gaps.append(f"{host}: the history of {history.client} ends early: its disk was full")
+        shift = shifts.get((host, history.boot_id))
+        if shift is None:
+            gaps.append(
+                f"{host}: the history of {history.client} is left out: its clock is unknown"
+            )
+            continue
+        last_s = max((entry.begun_ns for entry in history.entries), default=0) * 1e-9
+        later_s = last_s - shift.offset_s - shift.read_s
+        errors_s.append(shift.error_s + MAX_DRIFT * max(0.0, later_s))
+        transactions += transactions_of(history, shift.offset_s, errors_s[-1])
+    missing = sorted({*manifest.get("clients", ())} - seen)
+    gaps += [f"there is no history of {name}" for name in missing]
+    return Found(transactions, gaps, max(errors_s, default=0.0))
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("hosts/*/history*.bin"))
+
+
+def _shifts(manifest: dict[str, Any]) -> dict[tuple[str, str], Shift]:
+    """Return the shift of the clock of each host and boot, of all that was read of it.
+
+    The clocks are taken to drift one way between two readings; so the truth lies between them.
+    """
+    readings: dict[tuple[str, str], list[Shift]] = {}
+    for measured in manifest.get("clocks", ()):
+        for host, one in measured["hosts"].items():
+            at_s = measured["at_s"] if one["error_s"] else math.inf  # our own clock does not drift
+            shift = Shift(one["offset_s"], one["error_s"], at_s)
+            readings.setdefault((host, one["boot_id"]), []).append(shift)
+    found = {}
+    for place, shifts in readings.items():
+        low_s = min(one.offset_s - one.error_s for one in shifts)
+        high_s = max(one.offset_s + one.error_s for one in shifts)
+        found[place] = Shift((low_s + high_s) / 2, (high_s - low_s) / 2, shifts[-1].read_s)
+    return found
+
+
+def _start(options: dict[str, Any]) -> dict[bytes, Register]:
+    """Return what stood at the keys before the clients began."""
+    if options["workload"] not in MIXES:
+        return {}
+    written = load_commands(options["records"], options["value_bytes"], options["seed"])
+    return {command.key: Register(hash_value(command.value), 1) for command in written}
