@@ -146,7 +146,7 @@ def _flaws(summary: dict[str, Any]) -> list[str]:
         ),
         *_faults_said(summary["faults"]),
         *summary["errors"],
-        *summary["outliers"],
+        *([] if summary["faults"] else summary["outliers"]),
         *(f"{mark}; so take these figures with care" for mark in summary["marks"]),
     ]
 
@@ -186,7 +186,7 @@ def is_complete(summary: dict[str, Any]) -> bool:
 
     With faults on purpose a client may well miss a server at its end.
     """
-    return not any(summary[name] for name in FLAWS if name != "lost" or not summary["faults"])
+    return not any(summary[name] for name in FLAWS if name != "lost" or not summary.get("faults"))
 
 
 def summarize(found: list[HostRecord], manifest: dict[str, Any]) -> dict[str, Any]:
@@ -196,7 +196,9 @@ def summarize(found: list[HostRecord], manifest: dict[str, Any]) -> dict[str, An
     the threads' own averages would overstate it.
     """
     threads = [thread for row in found for thread in row.record.threads]
-    killed = set(manifest.get("nemesis", {}).get("killed_clients", ()))
+    faults = manifest.get("nemesis")
+    clients = {*manifest.get("clients", ()), *(faults["joined_clients"] if faults else ())}
+    killed = set(faults["killed_clients"] if faults else ())
     interval = common_interval(threads)
     duration_s = interval[1] - interval[0]
     latency = merged(thread.latency() for thread in threads)
@@ -229,10 +231,8 @@ def summarize(found: list[HostRecord], manifest: dict[str, Any]) -> dict[str, An
             for row in found
             for error in row.record.errors
         ],
-        "missing_clients": sorted(
-            set(manifest.get("clients", ())) - {row.record.client for row in found} - killed
-        ),
-        "faults": manifest.get("nemesis"),
+        "missing_clients": sorted(clients - {row.record.client for row in found} - killed),
+        "faults": faults,
         "interrupted": any(row.record.interrupted for row in found),
         "lost_ranges": manifest.get("lost_ranges", {}),
         "unsafe_servers": manifest.get("unsafe_servers", []),

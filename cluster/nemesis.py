@@ -27,7 +27,6 @@ from cluster.options import ClientOptions
 from cluster.remote import Call
 from cluster.runs import Run
 from cluster.schedule import CLOCK, CUT, KILL, LOSS, PAUSE, POWER, SLOW, Deed, Scene, Schedule
-from lab.links import bits_per_second
 
 AGAIN_S = 0.3  # until what did not work is tried again, or a server is asked again
 SERVED_TIMEOUT_S = 60.0
@@ -49,6 +48,7 @@ class Report:
     made: Counter[str] = field(default_factory=Counter)  # kinds, as "kill server"
     not_made: list[str] = field(default_factory=list)
     killed_clients: list[str] = field(default_factory=list)
+    joined_clients: list[str] = field(default_factory=list)  # in their place
     recoveries_s: list[float] = field(default_factory=list)  # from a server's start to all served
     healed_s: float | None = None  # when all was, after the run's start
 
@@ -59,6 +59,7 @@ class Report:
             "made": dict(sorted(self.made.items())),
             "not_made": self.not_made,
             "killed_clients": self.killed_clients,
+            "joined_clients": self.joined_clients,
             "recoveries": len(self.recoveries_s),
             "worst_recovery_s": worst and round(worst, 2),
             "healed_s": self.healed_s and round(self.healed_s, 2),
@@ -97,7 +98,6 @@ class Nemesis:
         self._recovering: dict[str, float] = {}  # servers that were started, and when
         self._names = {name: name for name in scene.clients}  # slot → who is there now
         self._turns: Counter[str] = Counter()
-        self._joined: list[str] = []
 
     # The run's side.
 
@@ -143,8 +143,7 @@ class Nemesis:
 
     def _note(self) -> None:
         if self._thread:
-            names = [*self._run.manifest["clients"], *self._joined]
-            self._run.note(clients=names, faults=self.rows, nemesis=self.report.to_json())
+            self._run.note(faults=self.rows, nemesis=self.report.to_json())
 
     # The thread.
 
@@ -256,14 +255,14 @@ class Nemesis:
         now = time.time()
         times = {"from_unix_s": now, "until_unix_s": now + for_s}
         common = {"text": str(deed), **times, "kind": word, "scheduled": True}
-        rows = {host: {"host": host, **common} for host in hosts}
-        self.rows += rows.values()
+        row = {"host": ", ".join(hosts), **common}
+        self.rows.append(row)
         self._say(f"{self._now_s():6.1f} s  {deed}, for {for_s:.1f} s")
         back_s = self._now_s() + for_s
         if down := sorted(self._scene.downed(deed)):
             for name in down:
                 self._recovering.pop(name, None)
-                self._down[name] = rows[self._scene.servers[name]]
+                self._down[name] = row
             self._at(back_s, partial(self._start_servers, down, time.monotonic() + for_s))
         for slot in self._scene.ended(deed):
             self.report.killed_clients.append(self._names[slot])
@@ -344,8 +343,7 @@ class Nemesis:
             ]
         settings: dict[str, Any] = {}
         if deed.kind == SLOW:
-            rate_bits = bits_per_second(deed.rate)
-            settings = {"rate": deed.rate, "rate_bits": rate_bits, "peers": addresses}
+            settings = {"rate": deed.rate, "rate_bits": deed.rate_bits, "peers": addresses}
         elif deed.kind == LOSS:
             settings = {"percent": deed.percent, "ways": _WAYS[""], "peers": addresses}
         elif deed.kind == CLOCK:
@@ -404,7 +402,7 @@ class Nemesis:
         def went(is_there: bool) -> None:  # noqa: FBT001 - what the work gave
             if is_there:
                 self._turns[slot], self._names[slot] = turn, name
-                self._joined.append(name)
+                self.report.joined_clients.append(name)
             elif self.left_s() > AGAIN_S:
                 self._soon(partial(self._start_client, slot))
 

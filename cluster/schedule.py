@@ -6,6 +6,7 @@ down, or not yet back, at once. Every deed ends in time for the last seconds of 
 
 import math
 import random
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ LEAD_S = 1.0  # whole seconds before the first deed
 REJOIN_S = 3.0  # until a server that came back has its copies again, as planned
 LONGEST_S = 600.0
 _QUIET_SHARE, _LEAST_QUIET_S, _MOST_QUIET_S = 0.2, 2.0, 10.0
+_SPARE_S = 0.5  # between two deeds at one place
 _TRIES = 20
 
 
@@ -150,6 +152,12 @@ class Deed:
         """When it is undone."""
         return self.at_s + self.for_s
 
+    @property
+    def rate_bits(self) -> int:
+        """The rate in bits a second; 0 for what is none."""
+        found = _RATE.fullmatch(self.rate)
+        return int(found[1]) * _BITS[found[2]] if found else 0
+
     def cuts(self) -> dict[str, tuple[str, ...]]:
         """Return the hosts that a cut is made at, each with those it is cut from; none are all."""
         if not self.ring:
@@ -182,6 +190,8 @@ class Deed:
         return said.get(self.kind, f"{self.kind} of {processes}")
 
 
+_RATE = re.compile(r"(\d+)(k|m|g)bit")
+_BITS = {"k": 10**3, "m": 10**6, "g": 10**9}
 _NEEDED = ("at_s", "kind", "for_s")
 
 
@@ -286,14 +296,17 @@ def make(name: str, seed: int, duration_s: float, scene: Scene) -> Schedule:
     words = {word: times for word, times in preset.bag.items() if _can(word, scene)}
     bag = _bag(words, rng)
     deeds: list[Deed] = []
+    beside: list[Deed] = []  # those that last, or that something has yet to come back from
     at_s = LEAD_S
     while words and at_s < end_s:
+        beside = [deed for deed in beside if deed.until_s + REJOIN_S > at_s]
         for _ in range(_TRIES):
             deed = _draw(next(bag), at_s, end_s, preset, scene, rng)
-            if deed is not None and _fits(deed, deeds, preset.most, scene):
+            if deed is not None and _fits(deed, beside, preset.most, scene):
                 deeds.append(deed)
+                beside.append(deed)
                 break
-        at_s += preset.gap_s * rng.uniform(0.3, 1.7)
+        at_s = round(at_s + preset.gap_s * rng.uniform(0.3, 1.7), 2)
     asked = {word.partition(" ")[0] for word in preset.bag}
     left_out = tuple(kind for kind in KINDS if kind in asked - scene.kinds)
     return Schedule(name, tuple(deeds), round(end_s, 3), left_out)
@@ -330,7 +343,6 @@ def _draw(  # noqa: PLR0913, PLR0917 - what chance decides on
         return None
     # Short ones are more frequent.
     for_s = round(low_s + (high_s - low_s) * rng.random() ** 2, 2)
-    at_s = round(at_s, 2)
     deed = Deed(at_s, kind, for_s, hosts=(rng.choice(scene.hosts),))
     match kind:
         case "kill" | "pause":
@@ -369,17 +381,15 @@ def _of_links(deed: Deed, what: str, scene: Scene, rng: random.Random) -> Deed:
     return deed
 
 
-def _fits(deed: Deed, others: list[Deed], most: int, scene: Scene) -> bool:
-    """Tell whether a deed may come beside those that are planned already, all before it."""
-    beside = [other for other in others if other.until_s + REJOIN_S > deed.at_s]
+def _fits(deed: Deed, beside: list[Deed], most: int, scene: Scene) -> bool:
+    """Tell whether a deed may come beside those that were before it."""
     at_once = [other for other in beside if other.until_s > deed.at_s]
     if len(at_once) >= most:
         return False
-    # What has just ended needs a moment to be seen to have.
     if any(
         scene.places(deed) & scene.places(other)
         for other in beside
-        if other.until_s + 0.5 > deed.at_s
+        if other.until_s + _SPARE_S > deed.at_s
     ):
         return False
     down = scene.downed(deed)
@@ -474,7 +484,16 @@ def _deed(row: Any) -> Deed:
     for field in fields(Deed):
         if field.name in values:
             values[field.name] = _value(field.name, values[field.name])
-    return Deed(**values)
+    made = Deed(**values)
+    for right, why in (
+        (made.one_way in ONE_WAYS, f"one_way {made.one_way} is neither in nor out"),
+        (kind != LOSS or 0 < made.percent < 100, f"percent {made.percent} is not 1 to 99"),  # noqa: PLR2004
+        (kind != SLOW or made.rate_bits, f"rate {made.rate!r} is not written like 10mbit"),
+        (kind != CLOCK or made.jump_s, "says no 'jump': seconds, forward or back"),
+    ):
+        if not right:
+            raise ValueError(why)
+    return made
 
 
 def _value(field: str, value: Any) -> Any:
@@ -516,15 +535,6 @@ def _check(deed: Deed, end_s: float, scene: Scene) -> None:
             raise ValueError(why)
     if not (deed.servers or deed.clients or deed.hosts):
         why = f"a {deed.kind} needs {' or '.join(sorted(_OF_KIND[deed.kind] & _LISTS - {'peers'}))}"
-        raise ValueError(why)
-    if deed.one_way not in ONE_WAYS:
-        why = f"one_way {deed.one_way} is neither in nor out"
-        raise ValueError(why)
-    if deed.kind == LOSS and not 0 < deed.percent < 100:  # noqa: PLR2004 - a percentage
-        why = f"percent {deed.percent} is not a number from 1 to 99"
-        raise ValueError(why)
-    if deed.kind == CLOCK and not deed.jump_s:
-        why = "a clock needs a jump: so many seconds, forward or back"
         raise ValueError(why)
     if lost := scene.loses(scene.downed(deed)):
         why = f"{' and '.join(sorted(lost))} hold a range together, and nothing on disk: --durable"
