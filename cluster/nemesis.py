@@ -120,11 +120,6 @@ class Nemesis:
         """Tell whether a host may be out of reach, as its power was cut."""
         return host in self._powerless
 
-    @property
-    def killed_clients(self) -> list[str]:
-        """The clients that were killed on purpose."""
-        return self.report.killed_clients
-
     def end(self) -> list[str]:
         """Return once all is healed, with a line for each thing that is not as it should be."""
         if self._thread:

@@ -231,10 +231,6 @@ class Disturber(Protocol):
     def end(self) -> list[str]:
         """Return once all is healed, with a line for each thing that is not as it should be."""
 
-    @property
-    def killed_clients(self) -> list[str]:
-        """The clients that were killed on purpose."""
-
 
 def wait_for_clients(
     operator: Operator, run: Run, duration_s: float | None, disturber: Disturber | None = None
@@ -272,10 +268,8 @@ def wait_for_clients(
                 watched = operator.each("watch", watch, preview={}, report=report)
             else:
                 watched = fan_out("watch", operator.cluster.hosts, follow)
-    purposes, problems = set[str](), list[str]()
-    if disturber:
-        problems = disturber.end()
-        purposes = {f"client {name}" for name in disturber.killed_clients}
+    problems = disturber.end() if disturber and not operator.dry_run else []
+    on_purpose = run.manifest.get("nemesis", {}).get("killed_clients", ())
     status = Call("processes.status", {"run": run.name})
     ended = operator.each("status", status, preview=_NO_ANSWER)
     deaths = [
@@ -283,7 +277,7 @@ def wait_for_clients(
         for host, answer in ended.values.items()
         for row in answer["processes"]
         if not (row["alive"] or row["stopped"] or row["result"])
-        and f"{row['role']} {row['name']}" not in purposes
+        and not (row["role"] == "client" and row["name"] in on_purpose)
     ]
     return problems + deaths, watched.failures | ended.failures
 

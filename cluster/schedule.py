@@ -49,84 +49,89 @@ class _Preset(NamedTuple):
     percents: tuple[int, ...]
 
 
-PRESETS = {
-    "gentle": _Preset(
-        6.0,
-        1,
-        {
-            "kill server": 2,
-            "kill client": 1,
-            "pause server": 2,
-            "pause client": 1,
-            "cut host": 1,
-            "slow": 1,
-            "loss": 1,
-        },
-        {KILL: (0.3, 1.0), PAUSE: (0.2, 1.0), CUT: (0.5, 2.0), SLOW: (2.0, 5.0), LOSS: (2.0, 5.0)},
-        ("10mbit",),
-        (2, 5),
-    ),
-    "rough": _Preset(
-        3.0,
-        3,
-        {
-            "kill server": 6,
-            "kill client": 3,
-            "kill all": 1,
-            "pause server": 4,
-            "pause client": 2,
-            "cut host": 1,
-            "cut pair": 2,
-            "cut one way": 2,
-            "cut halves": 2,
-            "cut ring": 1,
-            "slow": 2,
-            "loss": 2,
-            "power": 2,
-        },
-        {
-            KILL: (0.2, 3.0),
-            PAUSE: (0.1, 4.0),
-            CUT: (0.5, 6.0),
-            SLOW: (2.0, 8.0),
-            LOSS: (2.0, 8.0),
-            POWER: (1.0, 5.0),
-        },
-        ("1mbit", "4mbit", "10mbit"),
-        (5, 20),
-    ),
-    "hell": _Preset(
-        1.0,
-        5,
-        {
-            "kill server": 8,
-            "kill client": 3,
-            "kill all": 2,
-            "pause server": 6,
-            "pause client": 2,
-            "cut host": 2,
-            "cut pair": 3,
-            "cut one way": 3,
-            "cut halves": 3,
-            "cut ring": 2,
-            "slow": 2,
-            "loss": 3,
-            "power": 3,
-            "clock": 1,
-        },
-        {
-            KILL: (0.0, 4.0),
-            PAUSE: (0.05, 8.0),
-            CUT: (0.3, 12.0),
-            SLOW: (1.0, 10.0),
-            LOSS: (1.0, 10.0),
-            POWER: (0.5, 8.0),
-            CLOCK: (2.0, 10.0),
-        },
-        ("256kbit", "1mbit", "4mbit"),
-        (10, 20, 40),
-    ),
-}
+_GENTLE = _Preset(
+    gap_s=6.0,
+    most=1,
+    bag={
+        "kill server": 2,
+        "kill client": 1,
+        "pause server": 2,
+        "pause client": 1,
+        "cut host": 1,
+        "slow": 1,
+        "loss": 1,
+    },
+    lasts={
+        KILL: (0.3, 1.0),
+        PAUSE: (0.2, 1.0),
+        CUT: (0.5, 2.0),
+        SLOW: (2.0, 5.0),
+        LOSS: (2.0, 5.0),
+    },
+    rates=("10mbit",),
+    percents=(2, 5),
+)
+_ROUGH = _Preset(
+    gap_s=3.0,
+    most=3,
+    bag={
+        "kill server": 6,
+        "kill client": 3,
+        "kill all": 1,
+        "pause server": 4,
+        "pause client": 2,
+        "cut host": 1,
+        "cut pair": 2,
+        "cut one way": 2,
+        "cut halves": 2,
+        "cut ring": 1,
+        "slow": 2,
+        "loss": 2,
+        "power": 2,
+    },
+    lasts={
+        KILL: (0.2, 3.0),
+        PAUSE: (0.1, 4.0),
+        CUT: (0.5, 6.0),
+        SLOW: (2.0, 8.0),
+        LOSS: (2.0, 8.0),
+        POWER: (1.0, 5.0),
+    },
+    rates=("1mbit", "4mbit", "10mbit"),
+    percents=(5, 20),
+)
+_HELL = _Preset(
+    gap_s=1.5,
+    most=4,
+    bag={
+        "kill server": 8,
+        "kill client": 3,
+        "kill all": 2,
+        "pause server": 6,
+        "pause client": 2,
+        "cut host": 2,
+        "cut pair": 3,
+        "cut one way": 3,
+        "cut halves": 3,
+        "cut ring": 2,
+        "slow": 2,
+        "loss": 3,
+        "power": 3,
+        "clock": 1,
+    },
+    lasts={
+        KILL: (0.0, 4.0),
+        PAUSE: (0.05, 5.0),
+        CUT: (0.3, 5.0),
+        SLOW: (1.0, 5.0),
+        LOSS: (1.0, 5.0),
+        POWER: (0.5, 8.0),
+        CLOCK: (2.0, 10.0),
+    },
+    rates=("256kbit", "1mbit", "4mbit"),
+    percents=(10, 20, 40),
+)
+PRESETS = {"gentle": _GENTLE, "rough": _ROUGH, "hell": _HELL}
 NAMES = ", ".join(PRESETS)
 
 
@@ -174,8 +179,11 @@ class Deed:
 
     def __str__(self) -> str:
         """Say what is done."""
-        servers = [f"server {name}" for name in self.servers]
-        processes = ", ".join([*servers, *(f"client {name}" for name in self.clients)])
+        processes = " and ".join(
+            f"{role}{'s' * (len(names) > 1)} {', '.join(names)}"
+            for role, names in (("server", self.servers), ("client", self.clients))
+            if names
+        )
         hosts, others = ", ".join(self.hosts), ", ".join(self.peers) or "all"
         if self.ring:
             others = "all but their neighbours"
