@@ -2,7 +2,7 @@
 
 from invoke.collection import Collection
 
-from tasks import deploy, dev, experiment, faults, hosts, lab, processes, results, sweeps
+from tasks import deploy, dev, experiment, faults, hosts, lab, processes, results, soak, sweeps
 
 namespace = Collection(
     hosts.use,
@@ -25,6 +25,7 @@ namespace = Collection(
     results.clean,
     experiment.run,
     sweeps.sweep,
+    soak.soak,
     experiment.reproduce,
     experiment.demo,
     faults.heal,

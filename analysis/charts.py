@@ -20,15 +20,19 @@ def throughput(rows: list[Row], events: list[Row]) -> Chart:
     width_s = rows[0]["until_s"]
     told = f"mean {fmean(rates):,.0f}, lowest {min(rates):,.0f}, highest {max(rates):,.0f}"
     faults = [event for event in events if event["kind"] == "fault"]
-    spans = [f"{one['text']} from {one['from_s']:.1f} to {one['until_s']:.1f} s" for one in faults]
+    lanes = plots.lanes(events)
+    spans = [f"{what} {len(ones)}" for what, ones in lanes.items()] or [
+        f"{one['text']} from {one['from_s']:.1f} to {one['until_s']:.1f} s" for one in faults
+    ]
     shaded = f" Faults on purpose: {'; '.join(spans)}." if faults else ""
-    left_out = len(events) - plots.NAMED_EVENTS
+    left_out = 0 if lanes else len(events) - plots.NAMED_EVENTS
     return Chart(
         "throughput",
         "Throughput over time",
         f"Commands completed a second, counted every {width_s:g} s: by the cluster (thick) and by "
         "each host's clients (thin)"
         + ("; while a fault lasted, the time is shaded" if faults else "")
+        + (", and each has its mark in the line of its kind" if lanes else "")
         + (f"; {left_out} later events are not named" if left_out > 0 else "")
         + ".",
         f"Commands a second of the cluster over {rows[-1]['until_s']:g} s: {told}.{shaded}",

@@ -210,8 +210,19 @@ def _made_with(manifest: dict[str, Any]) -> dict[str, Any]:
         "hosts": _hosts(manifest["hosts"]),
         "servers": len(manifest.get("servers", [])),
         "clients": len(manifest.get("clients", [])),
-        "faults": _joined(f"{one['host']}: {one['text']}" for one in manifest.get("faults", [])),
+        "faults": _faults(manifest),
     }
+
+
+def _faults(manifest: dict[str, Any]) -> str | None:
+    """Return what was done on purpose: by a schedule, and by hand."""
+    scheduled = [f"by schedule {manifest['schedule']['name']}"] if "schedule" in manifest else []
+    by_hand = [
+        f"{one['host']}: {one['text']}"
+        for one in manifest.get("faults", [])
+        if not one.get("scheduled")
+    ]
+    return _joined([*scheduled, *by_hand])
 
 
 def _slowest(manifest: dict[str, Any]) -> float:

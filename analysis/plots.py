@@ -32,7 +32,12 @@ _COUNT = FuncFormatter(lambda value, _: f"{value:,.10g}")
 
 def throughput(figure: Figure, rows: list[Row], events: list[Row]) -> None:
     """Draw commands/s over time, of the cluster and of each host, and what happened meanwhile."""
-    axes = _under_events(figure, events[:NAMED_EVENTS], rows[-1]["until_s"])
+    by_kind = lanes(events)
+    axes = (
+        _under_lanes(figure, by_kind)
+        if by_kind
+        else _under_events(figure, events[:NAMED_EVENTS], rows[-1]["until_s"])
+    )
     width_s = rows[0]["until_s"]
     middles_s = [row["until_s"] - width_s / 2 for row in rows]
     hosts = [name for name in rows[0] if name not in ("until_s", "cluster")]
@@ -40,31 +45,85 @@ def throughput(figure: Figure, rows: list[Row], events: list[Row]) -> None:
     for number, host in enumerate(hosts):
         label = host if len(hosts) <= _NAMED_HOSTS else None
         axes.plot(middles_s, [row[host] for row in rows], lw=1, label=label, **_host_line(number))
+    for begin_s, end_s in _spans(events):
+        axes.axvspan(begin_s, end_s, color=RED, alpha=0.12, lw=0)
     for event in events:
-        if event["kind"] == "fault":
-            axes.axvspan(event["from_s"], event["until_s"], color=RED, alpha=0.12, lw=0)
-        else:
+        if event["kind"] == "step":
             axes.axvline(event["from_s"], color=MUTED, lw=0.8, ls=":")
+        elif event["from_s"] == event["until_s"]:
+            axes.axvline(event["from_s"], color=RED, alpha=0.5, lw=0.8)
     _over_time(axes, "commands/s", rows[-1]["until_s"])
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(_COUNT)
     _legend(figure, axes)
 
 
-def _under_events(figure: Figure, events: list[Row], until_s: float) -> Axes:
-    """Return axes for a chart over time, below a line for each event with its name."""
-    if not events:
-        return figure.subplots()
-    height_in = _EVENT_IN * len(events)
+def lanes(events: list[Row]) -> dict[str, list[Row]]:
+    """Return the faults by their kind, if they are too many to be named one by one."""
+    faults = [event for event in events if event["kind"] == "fault"]
+    kinds = sorted({event.get("what", "") for event in faults})
+    if len(faults) <= NAMED_EVENTS or kinds in ([], [""]):
+        return {}
+    return {
+        kind or "by hand": [event for event in faults if event.get("what", "") == kind]
+        for kind in kinds
+    }
+
+
+def _spans(events: list[Row]) -> list[tuple[float, float]]:
+    """Return the times in which there was a fault, each once however many there were."""
+    spans: list[tuple[float, float]] = []
+    for event in sorted(events, key=lambda event: float(event["from_s"])):
+        if event["kind"] == "fault":
+            begin_s, end_s = event["from_s"], event["until_s"]
+            if spans and begin_s <= spans[-1][1]:
+                begin_s, end_s = spans[-1][0], max(spans.pop()[1], end_s)
+            spans.append((begin_s, end_s))
+    return spans
+
+
+def _under_lanes(figure: Figure, by_kind: dict[str, list[Row]]) -> Axes:
+    """Return axes for a chart over time, below a line for each kind of fault with its marks."""
+    strip, axes = _stacked(figure, len(by_kind))
+    for number, (kind, events) in enumerate(by_kind.items()):
+        begins_s = [event["from_s"] for event in events]
+        strip.hlines(
+            [number] * len(events), begins_s, [event["until_s"] for event in events], RED, lw=3.5
+        )
+        strip.plot(begins_s, [number] * len(events), "|", color=RED, ms=6)
+        strip.annotate(
+            f"{kind}: {len(events)}",
+            (0, number),
+            xycoords=strip.get_yaxis_transform(),
+            xytext=(0, 4),
+            textcoords="offset points",
+        )
+    strip.set_ylim(len(by_kind) - 0.5, -1)
+    strip.set_axis_off()
+    return axes
+
+
+def _stacked(figure: Figure, lines: int) -> tuple[Axes, Axes]:
+    """Return axes for so many lines, and below them those of the chart, which keep their height."""
+    height_in = _EVENT_IN * lines
     plot_in = figure.get_figheight() - _AROUND_IN
     figure.set_figheight(figure.get_figheight() + height_in)
     strip: Axes
     axes: Axes
     strip, axes = figure.subplots(2, 1, sharex=True, height_ratios=[height_in, plot_in])
+    return strip, axes
+
+
+def _under_events(figure: Figure, events: list[Row], until_s: float) -> Axes:
+    """Return axes for a chart over time, below a line for each event with its name."""
+    if not events:
+        return figure.subplots()
+    strip, axes = _stacked(figure, len(events))
     for number, event in enumerate(events):
         begin_s, end_s = event["from_s"], event["until_s"]
         if event["kind"] == "fault":
             strip.plot([begin_s, end_s], [number] * 2, color=RED, lw=2.5, solid_capstyle="butt")
+            strip.plot([begin_s], [number], "|", color=RED, ms=6)  # a kill is a moment
         else:
             strip.plot([begin_s] * 2, [number, len(events)], color=MUTED, lw=0.8, ls=":")
         late = begin_s > until_s / 2

@@ -78,11 +78,15 @@ def throughput(found: list[HostRecord], clock: Clock, width_s: float) -> list[Ro
 
 
 def events(manifest: dict[str, Any], clock: Clock, duration_s: float) -> list[Row]:
-    """Return the faults that lasted within the run, and the steps that began in it."""
+    """Return the faults that lasted within the run, and the steps that began in it.
+
+    `what` is the kind of a fault that was scheduled; there may be many of them.
+    """
     faults: list[Row] = [
         {
             "kind": "fault",
-            "text": f"{fault['host']}: {fault['text']}",
+            "what": fault.get("kind", ""),
+            "text": fault["text"] if "kind" in fault else f"{fault['host']}: {fault['text']}",
             "from_s": round(max(0.0, clock.seconds(fault["from_unix_s"])), 3),
             "until_s": round(min(duration_s, clock.seconds(fault["until_unix_s"])), 3),
         }
@@ -92,8 +96,8 @@ def events(manifest: dict[str, Any], clock: Clock, duration_s: float) -> list[Ro
     for step in manifest["steps"]:
         began_s = clock.seconds(datetime.fromisoformat(step["started"]).timestamp())
         times = dict.fromkeys(("from_s", "until_s"), round(began_s, 3))
-        steps.append({"kind": "step", "text": step["step"], **times})
-    found = [one for one in faults if one["from_s"] < one["until_s"]]
+        steps.append({"kind": "step", "what": "", "text": step["step"], **times})
+    found = [one for one in faults if one["from_s"] <= one["until_s"]]  # a kill is a moment
     found += [one for one in steps if 0 <= one["from_s"] <= duration_s]
     return sorted(found, key=lambda one: (one["from_s"], one["text"]))
 

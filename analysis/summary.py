@@ -145,11 +145,30 @@ def _flaws(summary: dict[str, Any]) -> list[str]:
             f"{client} lost server {name}: {why}"
             for client, row in lost
             for name, why in row.items()
+            if not summary["faults"]
         ),
+        *_faults_said(summary["faults"]),
         *summary["errors"],
-        *summary["outliers"],
+        *([] if summary["faults"] else summary["outliers"]),
         *(f"{mark}; so take these figures with care" for mark in summary["marks"]),
     ]
+
+
+def _faults_said(faults: dict[str, Any] | None) -> list[str]:
+    """Say what was done on purpose, and what that means for the figures."""
+    if not faults:
+        return []
+    made, killed = faults["made"], len(faults["killed_clients"])
+    each = ", ".join(f"{kind} {times}" for kind, times in made.items())
+    lines = [f"faults on purpose: {sum(made.values())}" + f" ({each})" * bool(each)]
+    if killed:
+        lines.append(
+            f"{killed} clients were killed on purpose: what they did is not in these figures"
+        )
+    if recovery_s := faults["worst_recovery_s"]:
+        servers = f"{faults['recoveries']} servers came back"
+        lines.append(f"{servers}, the slowest to its place within {recovery_s:.1f} s")
+    return lines
 
 
 def _span(found: list[HostRecord], host: str) -> tuple[float, float]:
@@ -166,8 +185,11 @@ def _span(found: list[HostRecord], host: str) -> tuple[float, float]:
 
 
 def is_complete(summary: dict[str, Any]) -> bool:
-    """Tell whether every client ran to its end, and no server or range was lost."""
-    return not any(summary[name] for name in FLAWS)
+    """Tell whether every client ran to its end, and no server or range was lost.
+
+    With faults on purpose a client may well miss a server at its end.
+    """
+    return not any(summary[name] for name in FLAWS if name != "lost" or not summary.get("faults"))
 
 
 def summarize(found: list[HostRecord], manifest: dict[str, Any]) -> dict[str, Any]:
@@ -177,6 +199,9 @@ def summarize(found: list[HostRecord], manifest: dict[str, Any]) -> dict[str, An
     the threads' own averages would overstate it.
     """
     threads = [thread for row in found for thread in row.record.threads]
+    faults = manifest.get("nemesis")
+    clients = {*manifest.get("clients", ()), *(faults["joined_clients"] if faults else ())}
+    killed = set(faults["killed_clients"] if faults else ())
     interval = common_interval(threads)
     duration_s = interval[1] - interval[0]
     latency = merged(thread.latency() for thread in threads)
@@ -209,9 +234,8 @@ def summarize(found: list[HostRecord], manifest: dict[str, Any]) -> dict[str, An
             for row in found
             for error in row.record.errors
         ],
-        "missing_clients": sorted(
-            set(manifest.get("clients", ())) - {row.record.client for row in found}
-        ),
+        "missing_clients": sorted(clients - {row.record.client for row in found} - killed),
+        "faults": faults,
         "interrupted": any(row.record.interrupted for row in found),
         "lost_ranges": manifest.get("lost_ranges", {}),
         "unsafe_servers": manifest.get("unsafe_servers", []),
@@ -311,8 +335,12 @@ def _latency(histogram: Histogram) -> dict[str, int | None]:
 
 
 def common_interval(threads: list[ThreadRecord]) -> tuple[float, float]:
-    """Return begin and end (s) of the time in which all threads ran; both the same if in none."""
-    begin_s = max(thread.started_s for thread in threads)
+    """Return begin and end (s) of the time in which all threads ran; both the same if in none.
+
+    Those that took the place of others, which were killed, are not waited for.
+    """
+    begins_s = [thread.started_s for thread in threads if not thread.joined]
+    begin_s = max(begins_s) if begins_s else min(thread.started_s for thread in threads)
     return begin_s, max(begin_s, min(thread.ended_s for thread in threads))
 
 

@@ -146,12 +146,17 @@ class Connection(fabric.Connection):  # type: ignore[misc]
             _where=f"{host.address}:{host.ssh_port}",
             _waiting=[],
             _waiting_lock=threading.Lock(),
+            _opening_lock=threading.Lock(),
             _is_lost=False,
         )
         self.client.set_missing_host_key_policy(_PinnedOnly(cluster.known_hosts))
 
     def open(self) -> None:
         """Connect; every way to fail is a HostError that says what to do."""
+        with self._opening_lock:  # several steps may find the host back at once
+            self._open()
+
+    def _open(self) -> None:
         if self.is_connected:
             return
         if self._identity_file is not None and not self._identity_file.is_file():

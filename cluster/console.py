@@ -1,12 +1,15 @@
 """What a person sees: tables, progress bars, the merged log. With --json all of it on stderr."""
 
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -29,6 +32,7 @@ _FIGURES = {
     "latency_us_p99": "p99 µs",
 }
 _OK = "ok"  # a verdict
+_SOAK_ROWS = 15  # of those that have ended
 _FILE_COLUMNS = 160  # where there is no terminal to fit
 _COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
 
@@ -128,6 +132,16 @@ class Screen:
         with self._progress(*columns) as progress:
             yield RunView(progress, hosts, duration_s)
 
+    @contextmanager
+    def soaking(self, hours: float) -> Iterator["SoakView"]:
+        """Show a line a run of many; without a terminal, as each has ended."""
+        view = SoakView(self, hours)
+        if not self.console.is_terminal:
+            yield view
+            return
+        with Live(get_renderable=view.table, console=self.console, refresh_per_second=2):
+            yield view
+
     def _progress(self, *columns: ProgressColumn) -> Progress:
         quiet = not self.console.is_terminal
         return Progress(*columns, console=self.console, transient=True, disable=quiet)
@@ -145,6 +159,7 @@ class RunView:
 
     def __init__(self, progress: Progress, hosts: Sequence[str], duration_s: float | None) -> None:
         """Show the hosts; a bar fills in `duration_s`, or pulses if that is None."""
+        self.watcher: Callable[[str, list[dict[str, Any]]], None] | None = None
         self._progress = progress
         self._last: dict[str, tuple[float, int]] = {}
         self._tasks = {
@@ -155,6 +170,8 @@ class RunView:
         """Show what a host's clients report: totals so far, of which the rate is made."""
         if not clients:
             return
+        if self.watcher:
+            self.watcher(host, clients)
         elapsed_s = max(client["elapsed_s"] for client in clients)
         commands = sum(client["commands"] for client in clients)
         conflicts = sum(client["conflicts"] for client in clients)
@@ -165,6 +182,77 @@ class RunView:
             rate = (commands - last_commands) / (elapsed_s - last_s)
             figures = f"{rate:>8,.0f} commands/s  {conflicts:>6,} conflicts  p99 {p99_ms:>7.1f} ms"
             self._progress.update(self._tasks[host], completed=elapsed_s, figures=figures)
+
+
+class LogScreen(Screen):
+    """A screen that nobody looks at: all that is said goes to a file, and progress to `watcher`."""
+
+    def __init__(self, file: IO[str]) -> None:
+        """Write to the file."""
+        super().__init__()
+        self.console = Console(file=file, width=_FILE_COLUMNS, highlight=False, emoji=False)
+        self.watcher: Callable[[str, list[dict[str, Any]]], None] | None = None
+
+    @contextmanager
+    def running(self, hosts: Sequence[str], duration_s: float | None) -> Iterator["RunView"]:
+        """Tell the watcher what each host's clients report."""
+        with super().running(hosts, duration_s) as view:
+            view.watcher = self.watcher
+            yield view
+
+
+class SoakView:
+    """Runs one after the other: a line each, the one that goes on last."""
+
+    _COLUMNS = ("run", "seed", "commands", "unknown", "faults", "slowest back s", "verdict")
+
+    def __init__(self, screen: Screen, hours: float) -> None:
+        """Show how much of the time is over."""
+        self._screen = screen
+        self._hours = hours
+        self._began_s = time.monotonic()
+        self._rows: list[list[object]] = []
+        self._kinds: Counter[str] = Counter()
+        self._seed: int | None = None
+        self._made: Counter[str] = Counter()
+        self._commands: dict[str, int] = {}
+
+    def begin(self, watched: LogScreen, seed: int | None, made: Counter[str]) -> None:
+        """Show a run that begins, with the faults that are counted in `made`."""
+        self._seed, self._made, self._commands = seed, made, {}
+        watched.watcher = self._update
+
+    def _update(self, host: str, clients: list[dict[str, Any]]) -> None:
+        self._commands[host] = sum(client["commands"] for client in clients)
+
+    def end(self, row: dict[str, Any]) -> None:
+        """Show a run that has ended."""
+        faults = sum(row["faults"].values())
+        figures = [row[name] for name in ("run", "seed", "commands", "unknown")]
+        self._rows.append([*figures, faults, row["worst_recovery_s"], row["verdict"]])
+        self._kinds.update(row["faults"])
+        self._seed = None
+        if not self._screen.console.is_terminal:
+            told = zip(self._COLUMNS, self._rows[-1], strict=True)
+            self._screen.note(" · ".join(f"{name} {_cell(value)}" for name, value in told))
+
+    def table(self) -> Table:
+        """Return what is shown now: the last runs, and the sums of all."""
+        hours = (time.monotonic() - self._began_s) / 3600
+        kinds = self._kinds + self._made if self._seed is not None else self._kinds
+        each = ", ".join(f"{kind} {times:,}" for kind, times in sorted(kinds.items()))
+        caption = f"{hours:.2f} of {self._hours:g} h · {len(self._rows)} runs ended · {each}"
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=escape(caption))
+        for column in self._COLUMNS:
+            justify: JustifyMethod = "left" if column in ("run", "verdict") else "right"
+            table.add_column(column, justify=justify)
+        for row in self._rows[-_SOAK_ROWS:]:
+            table.add_row(*(escape(_cell(value)) for value in row))
+        if self._seed is not None:
+            commands, faults = sum(self._commands.values()), sum(self._made.values())
+            now = ["this one", self._seed, commands, None, faults, None, None]
+            table.add_row(*(escape(_cell(value)) for value in now))
+        return table
 
 
 def print_json(text: str) -> None:

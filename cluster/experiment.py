@@ -9,6 +9,7 @@ from cluster import clocks, health, links, processes, release, secret
 from cluster.collect import collect
 from cluster.deploy_lock import changing
 from cluster.errors import ClusterError
+from cluster.nemesis import Nemesis
 from cluster.operator import Operator
 from cluster.options import OFF, ClientOptions, ServerOptions
 from cluster.release import Release
@@ -32,12 +33,14 @@ def execute(  # noqa: PLR0913 - what an experiment is made of
     servers: ServerOptions,
     options: ClientOptions,
     disturb: Callable[[], None] | None = None,
+    nemesis: Nemesis | None = None,
 ) -> list[str]:
     """Carry out all steps; return a line for each thing that went wrong on the way.
 
     `desk` is the folder of the cluster's secret; `disturb` makes what is to go wrong on purpose in
-    the run, and not while its links are measured. Whatever happens, ^C too, clients and then
-    servers are stopped and the logs are collected.
+    the run, and not while its links are measured; `nemesis` what does while the clients run.
+    Whatever happens, ^C too, all is healed, clients and then servers are stopped, and the logs are
+    collected.
     """
     with run.step("deploy"):
         deploy(operator, built, desk)
@@ -50,16 +53,18 @@ def execute(  # noqa: PLR0913 - what an experiment is made of
         if disturb:
             disturb()
         start_servers(operator, run, servers)
-        start_clients(operator, run, options)
+        begin_unix_s = start_clients(operator, run, options)
+        if nemesis and not operator.dry_run:
+            nemesis.begin(run, options, begin_unix_s)
         with run.step("wait"):
-            deaths, silent = processes.wait_for_clients(operator, run, options.duration_s)
+            deaths, silent = processes.wait_for_clients(operator, run, options.duration_s, nemesis)
             problems += deaths
             problems += [f"{host}: not watched: {why}" for host, why in silent.items()]
         _note_clocks(operator, run, options)
         problems += _ask_servers(operator, run)
         problems += _compare_replicas(operator, run)
     except BaseException:
-        for problem in _wind_down(operator, run):
+        for problem in _wind_down(operator, run, nemesis):
             operator.screen.warn(problem)
         raise
     problems += _wind_down(operator, run)
@@ -135,14 +140,17 @@ def restart_servers(operator: Operator, run: Run, missing: list[str]) -> None:
             raise ClusterError("\n".join(lines)) from error
 
 
-def start_clients(operator: Operator, run: Run, options: ClientOptions) -> None:
-    """Start a run's clients, and note in its manifest what they were given."""
+def start_clients(operator: Operator, run: Run, options: ClientOptions) -> float:
+    """Start a run's clients, and note in its manifest what they were given.
+
+    Returns the Unix time at which they begin.
+    """
     if options.workload in MIXES:
         with run.step("load"):
             processes.load(operator, run, options)
     _note_clocks(operator, run, options)
     with run.step("start-clients"):
-        processes.start_clients(operator, run, options)
+        begin_unix_s = processes.start_clients(operator, run, options)
         names = [
             name
             for host in operator.cluster.hosts
@@ -150,6 +158,7 @@ def start_clients(operator: Operator, run: Run, options: ClientOptions) -> None:
         ]
         run.manifest["parameters"]["clients"] = vars(options)
         run.note(clients=names)
+    return begin_unix_s
 
 
 def _note_clocks(operator: Operator, run: Run, options: ClientOptions) -> None:
@@ -197,10 +206,14 @@ def _compare_replicas(operator: Operator, run: Run) -> list[str]:
     return []
 
 
-def _wind_down(operator: Operator, run: Run) -> list[str]:
-    """Stop everything and collect, each as far as it goes; return a line for what did not."""
+def _wind_down(operator: Operator, run: Run, nemesis: Nemesis | None = None) -> list[str]:
+    """Stop everything and collect, each as far as it goes; return a line for what did not.
+
+    What a `nemesis` has not healed, is healed first.
+    """
     problems = []
     steps: dict[str, Callable[[], object]] = {
+        **({"heal": nemesis.abort} if nemesis else {}),
         "stop": lambda: processes.stop(operator, ["client", "server"]).require(),
         "collect": lambda: collect(operator, run).require(),
     }

@@ -72,18 +72,22 @@ class Faults:
         self._operator = operator
         self._switch = switch
 
-    def begin(self, fault: Fault) -> Results:
-        """Begin a fault on each host, as far as it goes."""
+    def begin(self, fault: Fault, hosts: tuple[Host, ...] | None = None) -> Results:
+        """Begin a fault on each host, or on some, as far as it goes."""
         step = f"fault.{fault.kind}"
         if self._switch is None or fault.kind == _ON_THE_HOST:
             return self._operator.each(
-                step, lambda host: Call("faults.begin", fault.on(host)), preview=_PREVIEW
+                step,
+                lambda host: Call("faults.begin", fault.on(host)),
+                preview=_PREVIEW,
+                hosts=hosts,
             )
         begin = self._switch.begin
         return self._at_switch(
             step,
             lambda host: f"begin {json.dumps(fault.on(host))}",
             lambda host: begin(host.name, fault.on(host)),
+            hosts,
         )
 
     def active(self) -> dict[str, list[dict[str, Any]]]:
@@ -118,9 +122,13 @@ class Faults:
         return results
 
     def _at_switch(
-        self, step: str, describe: Callable[[Host], str], work: Callable[[Host], Any]
+        self,
+        step: str,
+        describe: Callable[[Host], str],
+        work: Callable[[Host], Any],
+        hosts: tuple[Host, ...] | None = None,
     ) -> Results:
-        hosts = self._operator.cluster.hosts
+        hosts = self._operator.cluster.hosts if hosts is None else hosts
         if not self._operator.dry_run:
             return fan_out(step, hosts, work)
         for host in hosts:

@@ -2,11 +2,12 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
 
 from cluster.errors import ClusterError, HostError
-from cluster.fanout import Results
+from cluster.fanout import Results, fan_out
 from cluster.inventory import Host
 from cluster.operator import Operator
 from cluster.options import DATA_FOLDER, OFF, ClientOptions, ServerOptions
@@ -18,6 +19,8 @@ from rdht.roster import parse
 READY_TIMEOUT_S = 20.0
 START_DELAY_S = 1.0  # at least this long after the barrier opens, and
 START_DELAY_STEPS = 3  # as long as so many steps take, so that all hosts know the instant before
+JOIN_TIMEOUT_S = 5.0  # a server may be down; then it is tried again
+AGAIN_S = 0.3  # until a host that had no power is asked again
 STOP_TIMEOUT_S = 30.0
 LOAD_TIMEOUT_S = 3600.0
 ROSTER_FILE = "roster.json"
@@ -98,6 +101,17 @@ def start_servers(operator: Operator, run: Run, only: list[str] | None = None) -
     In the end all servers of the run answer from every host. If not, none is left, but of a run
     that others of its servers hold up: there those that came back stay.
     """
+    try:
+        operator.each("start server", _server_call(run, only), preview={}).require()
+        ask_everywhere(operator, run, ["ping", "--roster", ROSTER_FILE])
+    except BaseException:
+        if only is None:
+            _take_back(operator, "server")
+        raise
+
+
+def _server_call(run: Run, only: list[str] | None) -> Callable[[Host], Call | None]:
+    """Return what starts the run's servers on a host, or `only` those."""
     document = run.manifest["roster"]
     servers = parse(document).servers
     options = ServerOptions(**run.manifest["parameters"]["servers"])
@@ -112,13 +126,22 @@ def start_servers(operator: Operator, run: Run, only: list[str] | None = None) -
         folders = [DATA_FOLDER] if options.durable else []
         return _start_call(run, "server", rows, {ROSTER_FILE: document}, folders)
 
-    try:
-        operator.each("start server", call, preview={}).require()
-        ask_everywhere(operator, run, ["ping", "--roster", ROSTER_FILE])
-    except BaseException:
-        if only is None:
-            _take_back(operator, "server")
-        raise
+    return call
+
+
+def start_again(operator: Operator, run: Run, names: list[str]) -> list[str]:
+    """Start servers of the run again; return those that run now, whoever they reach."""
+    started = operator.each("start server", _server_call(run, names), preview={})
+    hosts = tuple(host for host in operator.cluster.hosts if host.name in started.failures)
+    call = Call("processes.status", {"run": run.name})
+    alive = {  # an answer that was lost tells nothing
+        row["name"]
+        for answer in operator.each("status", call, preview=_NO_ANSWER, hosts=hosts).values.values()
+        for row in answer["processes"]
+        if row["role"] == "server" and row["alive"]
+    }
+    alive |= {name for answer in started.values.values() for name in answer["started"]}
+    return [name for name in names if name in alive]
 
 
 def ask_everywhere(operator: Operator, run: Run, argv: list[str]) -> None:
@@ -145,8 +168,11 @@ def load(operator: Operator, run: Run, options: ClientOptions) -> None:
     operator.each("load", call, preview={}, hosts=operator.cluster.hosts[:1]).require()
 
 
-def start_clients(operator: Operator, run: Run, options: ClientOptions) -> None:
-    """Start every client, wait until all are connected, and let all begin at one instant."""
+def start_clients(operator: Operator, run: Run, options: ClientOptions) -> float:
+    """Start every client, wait until all are connected, and let all begin at one instant.
+
+    Returns that instant as a Unix time of this desk.
+    """
     clients = sum(host.clients_per_host for host in operator.cluster.hosts)
 
     def call(host: Host) -> Call:
@@ -175,10 +201,39 @@ def start_clients(operator: Operator, run: Run, options: ClientOptions) -> None:
     except BaseException:
         _take_back(operator, "client")
         raise
+    return begin_unix_s
+
+
+def join_client(
+    operator: Operator, run: Run, options: ClientOptions, host: Host, names: tuple[str, str]
+) -> bool:
+    """Start another client in the place of one, both named; tell if it runs. It ends with all."""
+    slot, name = names
+    stem = dict(_stems("client", host.process_names(host.clients_per_host)))[slot]
+    stem += name.removeprefix(slot)
+    clients = sum(host.clients_per_host for host in operator.cluster.hosts)
+    argv = [*options.argv(name, stem, ROSTER_FILE, clients), "--join"]
+    call = _start_call(run, "client", [(name, stem, argv)])
+    arguments = {**call.arguments, "join": True, "ready_timeout_s": JOIN_TIMEOUT_S}
+    call = replace(call, arguments=arguments)
+    return not operator.each("start client", call, preview={}, hosts=(host,)).failures
+
+
+class Disturber(Protocol):
+    """What makes faults while clients run."""
+
+    def left_s(self) -> float:
+        """Return how long the clients still run."""
+
+    def excuses(self, host: str) -> bool:
+        """Tell whether a host may be out of reach for a while."""
+
+    def end(self) -> list[str]:
+        """Return once all is healed, with a line for each thing that is not as it should be."""
 
 
 def wait_for_clients(
-    operator: Operator, run: Run, duration_s: float | None
+    operator: Operator, run: Run, duration_s: float | None, disturber: Disturber | None = None
 ) -> tuple[list[str], dict[str, HostError]]:
     """Show the clients' progress until all have ended; keep samples of how the hosts are.
 
@@ -197,8 +252,24 @@ def wait_for_clients(
             row = {"host": host, **sample, "clock_offset_s": round(offset_s, 3)}
             samples.write(json.dumps(row) + "\n")
 
+        def follow(host: Host) -> None:
+            """Watch a host on and on, whose power may be cut meanwhile."""
+            assert disturber is not None
+            while (left_s := disturber.left_s()) > 0:
+                call = replace(watch, arguments={**asked, "at_least_s": left_s})
+                found = operator.each("watch", call, preview={}, report=report, hosts=(host,))
+                for error in found.failures.values():
+                    if not disturber.excuses(host.name):
+                        raise error
+                    time.sleep(AGAIN_S)
+
         with run.appending(SAMPLES, dry_run=operator.dry_run) as samples:
-            watched = operator.each("watch", watch, preview={}, report=report)
+            if disturber is None or operator.dry_run:
+                watched = operator.each("watch", watch, preview={}, report=report)
+            else:
+                watched = fan_out("watch", operator.cluster.hosts, follow)
+    problems = disturber.end() if disturber and not operator.dry_run else []
+    on_purpose = run.manifest.get("nemesis", {}).get("killed_clients", ())
     status = Call("processes.status", {"run": run.name})
     ended = operator.each("status", status, preview=_NO_ANSWER)
     deaths = [
@@ -206,8 +277,9 @@ def wait_for_clients(
         for host, answer in ended.values.items()
         for row in answer["processes"]
         if not (row["alive"] or row["stopped"] or row["result"])
+        and not (row["role"] == "client" and row["name"] in on_purpose)
     ]
-    return deaths, watched.failures | ended.failures
+    return problems + deaths, watched.failures | ended.failures
 
 
 def _last_words(tail: list[str]) -> str:
@@ -226,10 +298,12 @@ def stop(operator: Operator, roles: list[str]) -> Results:
     return both
 
 
-def server_figures(operator: Operator, run: Run) -> dict[str, dict[str, Any]]:
+def server_figures(
+    operator: Operator, run: Run, hosts: tuple[Host, ...] | None = None
+) -> dict[str, dict[str, Any]]:
     """Return what each running server of the run tells of itself; {"error": …} if it does not."""
     call = Call("processes.status", {"run": run.name, "figures": True})
-    answers = operator.each("ask servers", call, preview=_NO_ANSWER)
+    answers = operator.each("ask servers", call, preview=_NO_ANSWER, hosts=hosts)
     return {
         row["name"]: row["figures"]
         for answer in answers.values.values()

@@ -156,6 +156,11 @@ def _add_workload(client: argparse.ArgumentParser) -> None:
         "--start-file", type=Path, metavar="FILE", help="wait for this file and the time in it"
     )
     client.add_argument(
+        "--join",
+        action="store_true",
+        help="the start is over: begin at once, and end with those that began then",
+    )
+    client.add_argument(
         "--progress", type=Path, metavar="FILE", help="write the figures so far here"
     )
 
@@ -302,7 +307,8 @@ def _run_client(arguments: argparse.Namespace) -> int:
         trace=arguments.trace,
         recorder=_recorder(arguments, arguments.name),
     )
-    client.connect()
+    if not arguments.join:  # else some server may be down
+        client.connect()
     _on_term(client.stop)
     _say_ready(arguments.ready_fd)
     start_unix_s = time.time() + _START_DELAY_S
@@ -314,7 +320,7 @@ def _run_client(arguments: argparse.Namespace) -> int:
             with suppress(OSError):  # what is shown meanwhile is no reason to end
                 write_json(arguments.progress, progress)
 
-    record = client.run(start_unix_s, report)
+    record = client.run(start_unix_s, report, joins=arguments.join)
     record.write(arguments.results)
     return EXIT_FAILED if record.lost or record.errors else 0
 

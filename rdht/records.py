@@ -100,6 +100,7 @@ class ThreadRecord:
     """What one client thread did; times are seconds after the agreed start."""
 
     thread: int
+    joined: bool = False  # in the place of one that was killed, while others ran
     started_s: float = 0.0
     ended_s: float = 0.0
     gets: int = 0

@@ -127,31 +127,41 @@ class ClientProcess:
         why = f"stopped, or not given the start within {START_TIMEOUT_S:.0f} s"
         raise DeadlineError(why)
 
-    def run(self, start_unix_s: float, report: Callable[[dict[str, object]], None]) -> ClientRecord:
+    def run(
+        self,
+        start_unix_s: float,
+        report: Callable[[dict[str, object]], None],
+        *,
+        joins: bool = False,
+    ) -> ClientRecord:
         """Run all threads to their end, with a warm-up from `start_unix_s` on; return the record.
 
-        The record's times begin when the warm-up is over.
-        `report` gets the figures so far every PROGRESS_INTERVAL_S. Raises ConfigurationError for
-        a start that is more than START_TIMEOUT_S away.
+        The record's times begin when the warm-up is over. One that `joins` others begins now, and
+        ends with them. `report` gets the figures so far every PROGRESS_INTERVAL_S. Raises
+        ConfigurationError for a start that is more than START_TIMEOUT_S away.
         """
         ahead_s = start_unix_s - time.time()
-        if abs(ahead_s) > START_TIMEOUT_S:
+        if abs(ahead_s) > START_TIMEOUT_S and not joins:
             why = f"the start is {ahead_s:+.0f} s from now: is this host's clock right?"
             raise ConfigurationError(why)
         warmup_s = self._parameters.warmup_s
-        start_s = time.monotonic() + ahead_s + warmup_s
+        now_s = time.monotonic()
+        start_s = now_s + ahead_s + warmup_s
+        from_s = max(now_s, start_s - warmup_s) if joins else start_s - warmup_s
+        for record in self._records:
+            record.joined = joins
         loop = Loop(
-            (session, self._programme(start_s, session, record))
+            (session, self._programme((from_s, start_s), session, record))
             for session, record in zip(self._sessions, self._records, strict=True)
         )
 
         def run() -> None:
-            self._stop.wait(max(0.0, start_s - warmup_s - time.monotonic()))
+            self._stop.wait(max(0.0, from_s - time.monotonic()))
             loop.run()
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
-        next_s = start_s + PROGRESS_INTERVAL_S
+        next_s = max(start_s, from_s) + PROGRESS_INTERVAL_S
         seconds: list[Second] = []
         before = Second()
         while thread.is_alive():
@@ -203,10 +213,12 @@ class ClientProcess:
             "latency_us_p99": so_far.latency.percentile(99),
         }
 
-    def _programme(self, start_s: float, session: Session, record: ThreadRecord) -> Programme:
-        """Run one thread, from its warm-up to its record."""
+    def _programme(
+        self, times: tuple[float, float], session: Session, record: ThreadRecord
+    ) -> Programme:
+        """Run one thread, from where it begins, which is in its warm-up or later, to its record."""
         parameters, thread = self._parameters, record.thread
-        begin_s = start_s - parameters.warmup_s
+        begin_s, start_s = times
         record.started_s = max(0.0, time.monotonic() - start_s)
         session.on_end = functools.partial(self._note_end, record, start_s)
         if self._recorder:
@@ -219,9 +231,11 @@ class ClientProcess:
                     yield from self._commands(session, thread, stream, span, start_s, begin_s)
                 finally:
                     self._before[thread] = (session.conflicts, session.traffic())
+            else:
+                self._before[thread] = (0, {})
             end_s = math.inf if parameters.duration_s is None else start_s + parameters.duration_s
             record.not_begun = yield from self._commands(
-                session, thread, self._name, (start_s, end_s), start_s
+                session, thread, self._name, (max(start_s, begin_s), end_s), start_s
             )
             while session.is_busy:
                 yield None

@@ -9,15 +9,18 @@ from typing import Any
 
 from analysis.history import VIOLATED
 from analysis.summary import assemble, is_complete
+from cluster import schedule
 from cluster.command import LAB, LOGS, NETNS, ROOT, STATE, desk
 from cluster.console import Screen
 from cluster.errors import ClusterError, HostError, UsageError, VerdictError
 from cluster.experiment import execute
 from cluster.faults import Faults, noted
+from cluster.nemesis import Nemesis
 from cluster.operator import Operator
 from cluster.options import ClientOptions, ServerOptions
 from cluster.release import Release, build
-from cluster.runs import begin
+from cluster.runs import Run, begin
+from cluster.schedule import Scene, Schedule
 from lab import faults as lab_faults
 from lab import loopback
 from lab.errors import ChoiceError, LabError
@@ -33,6 +36,47 @@ def bring_up(ports: dict[str, int]) -> bool:
 def faults_of(operator: Operator) -> Faults:
     """Return the faults of a cluster; those of the netns lab's network are made at its switch."""
     return Faults(operator, LabSwitch(STATE / NETNS) if operator.cluster.name == NETNS else None)
+
+
+_EVERYWHERE = frozenset({schedule.KILL, schedule.PAUSE})
+_OF_LINKS = frozenset({schedule.CUT, schedule.SLOW, schedule.LOSS})
+_KINDS = {LAB: _EVERYWHERE, NETNS: _EVERYWHERE | _OF_LINKS | {schedule.POWER}}
+# A lab's clock is this machine's own, which nobody touches.
+_KINDS_OF_HOSTS = _EVERYWHERE | _OF_LINKS | {schedule.CLOCK}
+
+
+def nemesis_of(
+    operator: Operator, wanted: str, options: ClientOptions, *, durable: bool
+) -> Nemesis:
+    """Return what makes the faults of a preset or a file in a run, and show what it will do."""
+    if options.duration_s is None:
+        why = "--faults are spread over --duration: leave --commands out"
+        raise UsageError(why)
+    kinds = _KINDS.get(operator.cluster.name, _KINDS_OF_HOSTS)
+    scene = Scene.of(operator.cluster, durable=durable, kinds=kinds)
+    assert options.seed is not None  # they were checked
+    made = (
+        schedule.make(wanted, options.seed, options.duration, scene)
+        if wanted in schedule.PRESETS
+        else schedule.read(Path(wanted), options.duration, scene)
+    )
+    return nemesis_for(operator, made, scene)
+
+
+def nemesis_for(operator: Operator, made: Schedule, scene: Scene) -> Nemesis:
+    """Return what makes the faults of a schedule."""
+    screen = operator.screen
+    screen.note(
+        f"faults: {made.name}, {len(made.deeds)} until {made.end_s:g} s, then all is healed"
+    )
+    if made.left_out:
+        screen.note(
+            f"left out, as cluster {operator.cluster.name} can do none: " + ", ".join(made.left_out)
+        )
+    if operator.dry_run:
+        rows = [[deed.at_s, str(deed), deed.for_s] for deed in made.deeds]
+        screen.table(["at s", "fault", "for s"], rows)
+    return Nemesis(operator, faults_of(operator), scene, made, screen.note)
 
 
 @dataclass(frozen=True)
@@ -88,6 +132,7 @@ def perform(  # noqa: PLR0913 - what a run is made of
     logs: Path = LOGS,
     built: Release | None = None,
     disturb: Callable[[], None] | None = None,
+    nemesis: Nemesis | None = None,
 ) -> dict[str, Any]:
     """Run an experiment, of this checkout if it is of no other release; return its summary.
 
@@ -102,6 +147,8 @@ def perform(  # noqa: PLR0913 - what a run is made of
         f"run {run.name} · {options.profile} profile, window {options.window}"
         f" · release {built.name} · seed {options.seed}"
     )
+    if nemesis:
+        run.note(schedule=nemesis.schedule.to_json())
     began_unix_s = time.time()
     problems = execute(
         operator,
@@ -111,15 +158,11 @@ def perform(  # noqa: PLR0913 - what a run is made of
         servers=servers,
         options=options,
         disturb=disturb,
+        nemesis=nemesis,
     )
     if operator.dry_run:
         return {"run": run.name}
-    if on_purpose := noted(LOGS, operator.cluster.name, began_unix_s):
-        run.note(faults=on_purpose)
-        for fault in on_purpose:
-            lasted_s = fault["until_unix_s"] - fault["from_unix_s"]
-            what = f"{fault['text']} for {lasted_s:.1f} s" if lasted_s else fault["text"]
-            operator.screen.warn(f"{fault['host']}: on purpose in this run: {what}")
+    _note_faults(operator, run, nemesis, began_unix_s)
     try:
         summary, rows = assemble(run.folder)
     except ConfigurationError as error:
@@ -137,3 +180,18 @@ def refuse_violated(summary: dict[str, Any]) -> None:
     if summary["verdict"]["verdict"] == VIOLATED:
         why = f"violated: the table did not keep its promises in run {summary['run']}"
         raise VerdictError(why, summary)
+
+
+def _note_faults(
+    operator: Operator, run: Run, nemesis: Nemesis | None, since_unix_s: float
+) -> None:
+    """Tell which faults could not be made, and which somebody made beside."""
+    if nemesis:
+        for line in nemesis.report.not_made:
+            operator.screen.warn(f"not made: {line}")
+    if on_purpose := noted(LOGS, operator.cluster.name, since_unix_s):
+        run.note(faults=[*run.manifest.get("faults", ()), *on_purpose])
+        for fault in on_purpose:
+            lasted_s = fault["until_unix_s"] - fault["from_unix_s"]
+            what = f"{fault['text']} for {lasted_s:.1f} s" if lasted_s else fault["text"]
+            operator.screen.warn(f"{fault['host']}: on purpose in this run: {what}")

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from cluster import presets, release, runs
+from cluster import presets, release, runs, schedule
 from cluster.command import LAB, LOGS, ROOT, STATE, cluster_task, load_cluster, task
 from cluster.console import Screen, show_compared, show_comparison, show_flaws, show_summary
 from cluster.errors import ClusterError
@@ -12,7 +12,7 @@ from cluster.options import ClientOptions, ServerOptions
 from cluster.release import Release
 from cluster.roster import roster
 from lab import loopback
-from tasks import BUNDLE, bring_up, perform
+from tasks import BUNDLE, bring_up, nemesis_of, perform
 
 _DEMO_S = 5.0
 _DEMO = [("classic", 1), ("fast", 1), ("fast", 32)]  # profile and window of each run
@@ -25,6 +25,7 @@ _DEMO = [("classic", 1), ("fast", 1), ("fast", 32)]  # profile and window of eac
     servers="only so many of the inventory's servers (default: all)",
     clients="only so many of the inventory's clients (default: all)",
     preset=f"how the original was debugged: {presets.NAMES}",
+    faults=f"what goes wrong on purpose meanwhile: {schedule.NAMES}, or a file of deeds",
 )
 def run(  # noqa: PLR0913 - each is an option
     operator: Operator,
@@ -35,6 +36,7 @@ def run(  # noqa: PLR0913 - each is an option
     servers: int = 0,
     clients: int = 0,
     preset: str = "",
+    faults: str = "",
 ) -> dict[str, Any]:
     """Run a whole experiment, from deploy to numbers."""
     counts = {"servers": servers, "clients": clients, "workers": workers}
@@ -43,7 +45,8 @@ def run(  # noqa: PLR0913 - each is an option
     operator.cluster = operator.cluster.sized(counts["servers"], counts["clients"])
     options = options.checked(roster(operator.cluster))
     chosen = ServerOptions(counts["workers"], options.trace, durable).checked()
-    return perform(operator, chosen, options, _show_run)
+    nemesis = nemesis_of(operator, faults, options, durable=durable) if faults else None
+    return perform(operator, chosen, options, _show_run, nemesis=nemesis)
 
 
 @cluster_task(run="the run to be repeated: its folder in logs/")

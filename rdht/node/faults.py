@@ -78,15 +78,16 @@ def slowing(device: str, rate_bits: int) -> list[str]:
 
 
 def kill(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[str, Any]:
-    """Kill this cluster's processes of the roles in `roles`, without a warning."""
-    chosen = _ours(folders, arguments["roles"])
+    """Kill this cluster's processes of the roles in `roles`, or of those only `names`, at once."""
+    chosen = _ours(folders, arguments["roles"], arguments.get("names"))
     return {"killed": [_name(record) for record in chosen if _end(record)]}
 
 
 def begin(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[str, Any]:
     """Begin a fault that ends by itself after `for_s`.
 
-    `arguments`: `kind`, `text`, which says it to people, and of a pause `roles`; of the others
+    `arguments`: `kind`, `text`, which says it to people, and of a pause `roles` and perhaps
+    `names`; of the others
     `peers` (name → address of the other hosts), and `ways`, `percent` and `ssh_port`, or
     `rate_bits`.
     """
@@ -156,7 +157,7 @@ def _count(look: Callable[[], list[str]]) -> int | None:
 def _prepare(folders: Folders, kind: str, arguments: dict[str, Any]) -> Callable[[], object]:
     """Return what does it; NodeError, and nothing is done, if it cannot be."""
     if kind == PAUSE:
-        chosen = _ours(folders, arguments["roles"])
+        chosen = _ours(folders, arguments["roles"], arguments.get("names"))
         if not chosen:
             why = f"no {' or '.join(arguments['roles'])} of this cluster runs here"
             raise NodeError(why)
@@ -237,10 +238,19 @@ def _refusal(first: dict[str, Any]) -> str:
     return f"{first['text']} is there already and {end}; fab heal ends it now"
 
 
-def _ours(folders: Folders, roles: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the records of this cluster's processes that run, of these roles."""
+def _ours(
+    folders: Folders, roles: Iterable[str], names: Iterable[str] | None = None
+) -> list[dict[str, Any]]:
+    """Return the records of this cluster's processes that run, of these roles and names."""
     records = map(read_json, sorted(folders.runs.glob("*/*.process.json")))
-    return [record for record in records if record and record["role"] in roles and is_alive(record)]
+    return [
+        record
+        for record in records
+        if record
+        and record["role"] in roles
+        and (names is None or record["name"] in names)
+        and is_alive(record)
+    ]
 
 
 def _paused(folders: Folders) -> list[dict[str, Any]]:

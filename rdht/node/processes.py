@@ -42,7 +42,7 @@ def start(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[
     """Start processes in a run's folder; return once each is ready.
 
     `arguments`: `run`, `release`, `files` (name → JSON to write into the folder first), `folders`
-    (to make in it, for nobody else to read),
+    (to make in it, for nobody else to read), `join` (these clients find the barrier open),
     `processes` (each with `file`, the stem of its log and record, `name`, `role`, and `argv` for
     `python -m rdht`), `ready_timeout_s`. If one does not get ready, all of these are stopped.
     """
@@ -60,7 +60,8 @@ def start(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[
         (folder / name).mkdir(mode=0o700, exist_ok=True)
     for name, document in arguments["files"].items():
         write_json(folder / name, document)
-    if any(process["role"] == "client" for process in arguments["processes"]):
+    is_join = arguments.get("join", False)
+    if any(process["role"] == "client" for process in arguments["processes"]) and not is_join:
         (folder / START_FILE).unlink(missing_ok=True)  # of some that did not get ready before
     deadline_s = time.monotonic() + arguments["ready_timeout_s"]
     started: list[tuple[dict[str, Any], int]] = []

@@ -23,9 +23,9 @@ _STATISTICS = tuple(f"{way}_{what}" for way in ("rx", "tx") for what in _COUNTED
 
 
 def watch(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[str, Any]:
-    """Print a line of JSON a second while any of the run's clients is alive.
+    """Print a line of JSON a second while any of the run's clients is alive, those that join too.
 
-    Where no client of it runs, that is for `clientless_s`.
+    Where no client of it runs, that is for `clientless_s`, and everywhere for `at_least_s`.
 
     It has `progress`, what the clients report, and `sample`, as `sample` returns it.
     """
@@ -34,9 +34,12 @@ def watch(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[
     clients = [row for row in here if row["role"] == "client"]
     next_s = time.monotonic()
     end_s = next_s + (0.0 if clients else arguments["clientless_s"])
+    end_s = max(end_s, next_s + arguments.get("at_least_s", 0.0))
     while any(is_alive(record) for record in clients) or time.monotonic() < end_s:
         if time.monotonic() >= next_s:
             next_s += 1.0
+            here = records(folders, arguments["run"])
+            clients = [row for row in here if row["role"] == "client"]
             progress = [read_json(folder / f"{record['file']}.progress.json") for record in clients]
             shown = {"progress": [row for row in progress if row], "sample": sample(here)}
             print(json.dumps(shown), flush=True)

@@ -183,6 +183,21 @@ def test_a_long_event_is_cut_to_its_room_and_too_many_are_not_named() -> None:
     assert "3 later events are not named" in chart.caption
 
 
+def test_many_scheduled_faults_have_a_line_a_kind() -> None:
+    times = [(at_s / 10, at_s / 10 + (at_s % 3) / 5) for at_s in range(90)]
+    kinds = ("cut", "kill server", "")
+    many = [
+        {**CUT, "what": kinds[n % 3], "from_s": begin_s, "until_s": end_s}
+        for n, (begin_s, end_s) in enumerate(times)
+    ]
+    chart = charts.throughput(ROWS, many)
+    named = words(pictures.svg(chart, "narrow"))
+    assert {"cut: 30", "kill server: 30", "by hand: 30"} <= set(named)
+    assert CUT["text"] not in named
+    assert "not named" not in chart.caption
+    assert "cut 30; kill server 30" in chart.description
+
+
 @pytest.mark.parametrize(("rate", "stands_out"), [(60, True), (70, False)])
 def test_a_slow_host_stands_out_by_itself(rate: float, *, stands_out: bool) -> None:
     chart = threads(pi1=90, pi2=rate, pi3=95)

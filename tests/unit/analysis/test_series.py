@@ -87,19 +87,31 @@ def test_events_are_faults_within_the_run_and_steps_that_began_in_it(
     found: list[HostRecord],
 ) -> None:
     clock = series.run_clock(found, MANIFEST)
-    cut = {"kind": "fault", "text": "pi2: cut from pi3", "from_s": 8.0, "until_s": 13.0}
-    again = {"kind": "step", "text": "start pi2 again", "from_s": 13.5, "until_s": 13.5}
-    assert series.events(MANIFEST, clock, DURATION_S) == [cut, again]
+    cut = {"kind": "fault", "what": "", "from_s": 8.0, "until_s": 13.0}
+    again = {"kind": "step", "what": "", "from_s": 13.5, "until_s": 13.5}
+    assert series.events(MANIFEST, clock, DURATION_S) == [
+        {**cut, "text": "pi2: cut from pi3"},
+        {**again, "text": "start pi2 again"},
+    ]
 
 
 def test_a_fault_is_cut_at_the_runs_ends_and_one_outside_is_none() -> None:
-    spans = [(90.0, 105.0), (108.0, 900.0), (10.0, 99.0), (120.0, 130.0)]
+    spans = [(90.0, 105.0), (106.0, 106.0), (108.0, 900.0)]
+    spans += [(10.0, 99.0), (99.0, 99.0), (120.0, 130.0), (120.0, 120.0)]
     faults = [
         {"host": "pi1", "text": "pause", "from_unix_s": begin, "until_unix_s": end}
         for begin, end in spans
     ]
     rows = series.events({"steps": [], "faults": faults}, NO_OFFSET, 10.0)
-    assert [(one["from_s"], one["until_s"]) for one in rows] == [(0.0, 5.0), (8.0, 10.0)]
+    seen = [(one["from_s"], one["until_s"]) for one in rows]
+    assert seen == [(0.0, 5.0), (6.0, 6.0), (8.0, 10.0)]  # a kill is a moment
+
+
+def test_a_scheduled_fault_says_its_kind_and_its_own_hosts() -> None:
+    times = {"from_unix_s": 103.0, "until_unix_s": 104.0}
+    fault = {"host": "pi1", "text": "kill of server pi1", "kind": "kill server", **times}
+    (row,) = series.events({"steps": [], "faults": [fault]}, NO_OFFSET, 10.0)
+    assert (row["what"], row["text"]) == ("kill server", "kill of server pi1")
 
 
 def test_latency_curves_are_the_percentiles_of_all_threads_together() -> None:

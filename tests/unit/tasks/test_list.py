@@ -18,7 +18,7 @@ TASKS = [
     *("use", "setup", "trust", "check", "reboot", "deploy", "rollback", "releases"),
     *("start-servers", "start-clients"),
     *("stop", "status", "tail", "collect", "assemble", "compare", "report", "clean"),
-    *("run", "sweep", "reproduce", "demo"),
+    *("run", "sweep", "soak", "reproduce", "demo"),
     *("lab.up", "lab.status", "lab.down", "dev.check", "dev.fix", "dev.test"),
     *("dev.simulate", "fault.kill", "fault.pause", "fault.power", "fault.cut", "fault.slow"),
     *("fault.loss", "heal"),
