@@ -16,9 +16,10 @@ from rdht.messages import Operation
 from rdht.parts import Result
 
 _TOKEN = re.compile(
-    r"""[\s,]*(?:;[^\n]*[\s,]*)*(?:(?P<string>"(?:\\.|[^"\\])*")|(?P<open>\#?[({\[])|(?P<close>[)}\]])"""
+    r"""[\s,]*+(?:;[^\n]*+[\s,]*+)*+(?:(?P<string>"(?:\\.|[^"\\])*")|(?P<open>\#?[({\[])|(?P<close>[)}\]])"""
     r"""|\#(?P<tag>[A-Za-z][^\s,(){}\[\]"]*)|(?P<atom>[^\s,(){}\[\]";]+))"""
 )
+_NOTHING = re.compile(r"(?:[\s,]|;[^\n]*+)*+")
 _LOG_LINE = re.compile(
     r"^INFO\s+jepsen\S*\s+-\s+(?P<process>\S+)\s+(?P<type>:\w+)\s+(?P<f>:\w+)\s+(?P<value>.+)$"
 )
@@ -165,7 +166,7 @@ def _forms(text: str) -> Iterator[Any]:
         if len(stack) == 1:
             yield from stack[0][1]
             stack[0][1].clear()
-    if len(stack) > 1 or text[at:].strip(" \n\r\t,"):
+    if len(stack) > 1 or not _NOTHING.fullmatch(text, at):
         why = f"it ends within a form, or is no EDN from character {at} on"
         raise ValueError(why)
 

@@ -145,7 +145,7 @@ def _judge_many(transactions: Sequence[Transaction], judgement: Judgement) -> li
     if len(set(written)) < len(written):
         judgement.doubts.append("commands on many keys are not judged, as values repeat")
         return []
-    disorder = explain_disorder([_sure(transaction) for transaction in transactions])
+    disorder = explain_disorder(transactions)
     if disorder is None:
         return []
     calls = [call for transaction in disorder.transactions for call in transaction.calls]
@@ -153,13 +153,6 @@ def _judge_many(transactions: Sequence[Transaction], judgement: Judgement) -> li
     words = "; ".join(describe(call, begin_s, has_clock=True) for call in calls)
     text = f"commands on many keys were not done at one moment: {disorder.why}: {words}"
     return [Violation(text, sorted(calls, key=lambda call: call.called_s))]
-
-
-def _sure(transaction: Transaction) -> Transaction:
-    """Return it as one of unknown outcome if it was not told what was there."""
-    if transaction.ended_s < NEVER and any(call.told is None for call in transaction.calls):
-        return Transaction(tuple(call._replace(ended_s=NEVER) for call in transaction.calls))
-    return transaction
 
 
 def _counts(

@@ -99,7 +99,7 @@ def find_order(
 ) -> list[Call] | None:
     """Return an order of the calls on one key that explains what they were told, if there is one.
 
-    Calls of unknown outcome that need not have taken effect are left out of it. Without versions
+    Calls without an end need not have taken effect, and are left out of it then. Without versions
     those of what was told are not looked at. Raises UndecidedError after MOST_STATES.
     """
     return _Search(calls, has_versions=has_versions).run(start)
@@ -128,14 +128,16 @@ class _Search:
     def __init__(self, calls: Sequence[Call], *, has_versions: bool) -> None:
         self._has_versions = has_versions
         by_begin = sorted(calls, key=lambda call: call.called_s)
-        self._calls = [call for call in by_begin if call.ended_s < NEVER or call.told]
-        # One that was not told anything, and may never be, matters only for what it wrote.
-        self._open = [
+        self._calls = [call for call in by_begin if call.ended_s < NEVER]
+        # Those that need not have had an effect matter only for what they wrote.
+        writes = [
             call
             for call in by_begin
-            if not (call.ended_s < NEVER or call.told) and call.operation is not Operation.GET
+            if call.ended_s == NEVER and call.operation is not Operation.GET
         ]
-        told = [(call, call.told) for call in self._calls if call.told is not None]
+        self._open = [call for call in writes if call.told is None]
+        self._placed = {call.told.version: call for call in writes if call.told is not None}
+        told = [(call, call.told) for call in by_begin if call.told is not None]
         # Who wrote a version, and what stood there, is often known: nobody else can have done it.
         self._followed: set[int] = set()
         self._read: dict[int, bytes | None] = {}
@@ -201,7 +203,12 @@ class _Search:
             if is_settled:
                 break
         steps.sort(key=lambda step: step[1].ended_s, reverse=True)
-        if register.version not in self._followed:
+        placed = self._placed.get(register.version)
+        if placed is not None and placed.called_s <= first_end_s:
+            after, right = self._carry_out(placed, register)
+            if after is not register and placed.told == right:
+                steps.insert(0, (_Place(at, done, taken, after), placed))
+        elif register.version not in self._followed:
             steps = [*self._unknown_steps(at, done, taken, register, first_end_s), *steps]
         return _Place(at, done, taken, register), path, steps
 
@@ -365,7 +372,7 @@ class _Places:
         if writer is None:
             self._blame(f"a get of {call.key!r} met a value that nobody wrote", at)
             return
-        if self._transactions[writer].ended_s == NEVER:
+        if any(one.told is None for one in self._transactions[writer].calls):
             self._seen.add(writer)
             self._write(writer, call, told.version)
         elif self._writers[call.key].get(told.version) != writer:

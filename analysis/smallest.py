@@ -23,7 +23,7 @@ def smallest(calls: Sequence[Call], start: Register, *, has_versions: bool = Tru
             return False
 
     def loosened(call: Call) -> list[Call]:
-        if call.operation is Operation.GET:
+        if call.operation is Operation.GET or (call.told and not call.told.found):
             return []
         return [call._replace(ended_s=NEVER, told=call.told if has_versions else None)]
 

@@ -43,13 +43,14 @@ class Found(NamedTuple):
 def of(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     """Return the verdict of a collected run; it is judged anew only if it rests on other grounds.
 
+    One whose histories were removed keeps its verdict.
     It has `verdict` (ok, violated, unknown) with `reasons`, `counts` and `clock_error_s`, and in
     `failing` the rows of the smallest part of the history that shows a violation.
     """
     kept = folder / VERDICT
     if kept.exists():
         document = json.loads(kept.read_text(encoding="utf-8"))
-        if document["grounds"] == _grounds(folder, manifest):
+        if not _files(folder) or document["grounds"] == _grounds(folder, manifest):
             before: dict[str, Any] = document["verdict"]
             return before
     return _judge(folder, manifest)

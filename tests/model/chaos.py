@@ -667,16 +667,15 @@ class Record:
     outcome: str = "unknown"
     told: list[Result] | None = None
 
-    def calls(self, *, sure: bool) -> list[Call]:
-        """Return it as calls; unless `sure`, one that was told too little may be undone."""
+    def calls(self) -> list[Call]:
+        """Return it as calls; one that was told too little was told nothing."""
         rows = sorted(self.commands, key=attrgetter("key"))
         told: list[Result] | list[None] = [None] * len(rows)
         end_s = NEVER
         if self.outcome == Outcome.DONE:
+            end_s = self.end_s
             if self.told is not None and len(self.told) == len(rows):
-                told, end_s = self.told, self.end_s
-            elif sure:
-                end_s = self.end_s
+                told = self.told
         return [
             Call(row.key, row.operation, self.begin_s, end_s, row.value, row.version, result)
             for row, result in zip(rows, told, strict=True)
@@ -734,12 +733,12 @@ def _judge_round(records: list[Record]) -> int:
     """Judge commands that share no key with others; return how many keys they have."""
     by_key: dict[bytes, list[Call]] = defaultdict(list)
     for record in records:
-        for call in record.calls(sure=True):
+        for call in record.calls():
             by_key[call.key].append(call)
     for key, calls in by_key.items():
         if find_order(calls) is None:
             fail(f"{key!r} is not linearizable\n{show(calls)}")
-    why = explain_disorder([Transaction(tuple(one.calls(sure=False))) for one in records])
+    why = explain_disorder([Transaction(tuple(one.calls())) for one in records])
     if why is not None:
         concerned = [show(calls) for key, calls in by_key.items() if repr(key) in str(why)]
         fail("\n\n".join([f"not serializable: {why}", *concerned]))
