@@ -161,7 +161,9 @@ def _faults_said(faults: dict[str, Any] | None) -> list[str]:
     made, killed = faults["made"], len(faults["killed_clients"])
     each = ", ".join(f"{kind} {times}" for kind, times in made.items())
     lines = [f"faults on purpose: {sum(made.values())}" + f" ({each})" * bool(each)]
-    if killed:
+    if killed == 1:
+        lines.append("1 client was killed on purpose: what it did is not in these figures")
+    elif killed:
         lines.append(
             f"{killed} clients were killed on purpose: what they did is not in these figures"
         )

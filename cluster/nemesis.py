@@ -27,6 +27,7 @@ from cluster.options import ClientOptions
 from cluster.remote import Call
 from cluster.runs import Run
 from cluster.schedule import CLOCK, CUT, KILL, LOSS, PAUSE, POWER, SLOW, Deed, Scene, Schedule
+from rdht.node.host import boot_id
 
 AGAIN_S = 0.3  # until what did not work is tried again, or a server is asked again
 SERVED_TIMEOUT_S = 60.0
@@ -342,7 +343,7 @@ class Nemesis:
         elif deed.kind == LOSS:
             settings = {"percent": deed.percent, "ways": _WAYS[""], "peers": addresses}
         elif deed.kind == CLOCK:
-            settings = {"jump_s": deed.jump_s}
+            settings = {"jump_s": deed.jump_s, "desk_boot_id": boot_id()}
         fault = Fault(deed.kind, text, for_s, settings)
         return [(fault, self._hosts[host]) for host in deed.hosts]
 

@@ -276,6 +276,8 @@ class Scene:
         if deed.kind == PAUSE:  # a host has one at a time
             found |= {(PAUSE, self.servers[name]) for name in deed.servers}
             found |= {(PAUSE, self.clients[name]) for name in deed.clients}
+        if deed.kind == CLOCK:  # BEFORE the clock is right, no client can join there
+            found |= {("client", name) for name, host in self.clients.items() if host in deed.hosts}
         if deed.kind == POWER:
             found |= {(kind, host) for kind in KINDS for host in deed.hosts}
             found |= {("server", name) for name in self.downed(deed)}

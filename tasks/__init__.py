@@ -52,8 +52,7 @@ def nemesis_of(
     if options.duration_s is None:
         why = "--faults are spread over --duration: leave --commands out"
         raise UsageError(why)
-    kinds = _KINDS.get(operator.cluster.name, _KINDS_OF_HOSTS)
-    scene = Scene.of(operator.cluster, durable=durable, kinds=kinds)
+    scene = scene_of(operator, durable=durable)
     assert options.seed is not None  # they were checked
     made = (
         schedule.make(wanted, options.seed, options.duration, scene)
@@ -63,16 +62,18 @@ def nemesis_of(
     return nemesis_for(operator, made, scene)
 
 
+def scene_of(operator: Operator, *, durable: bool) -> Scene:
+    """Return what can be done to a cluster, and where."""
+    kinds = _KINDS.get(operator.cluster.name, _KINDS_OF_HOSTS)
+    return Scene.of(operator.cluster, durable=durable, kinds=kinds)
+
+
 def nemesis_for(operator: Operator, made: Schedule, scene: Scene) -> Nemesis:
-    """Return what makes the faults of a schedule."""
-    screen = operator.screen
-    screen.note(
-        f"faults: {made.name}, {len(made.deeds)} until {made.end_s:g} s, then all is healed"
-    )
+    """Return what makes the faults of a schedule, and say what it will do."""
+    screen, name = operator.screen, operator.cluster.name
+    screen.note(f"faults: {made.name}, {len(made.deeds)} until {made.end_s:g} s; then all is whole")
     if made.left_out:
-        screen.note(
-            f"left out, as cluster {operator.cluster.name} can do none: " + ", ".join(made.left_out)
-        )
+        screen.note(f"left out, as cluster {name} can do none: {', '.join(made.left_out)}")
     if operator.dry_run:
         rows = [[deed.at_s, str(deed), deed.for_s] for deed in made.deeds]
         screen.table(["at s", "fault", "for s"], rows)

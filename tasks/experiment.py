@@ -12,7 +12,7 @@ from cluster.options import ClientOptions, ServerOptions
 from cluster.release import Release
 from cluster.roster import roster
 from lab import loopback
-from tasks import BUNDLE, bring_up, nemesis_of, perform
+from tasks import BUNDLE, bring_up, nemesis_for, nemesis_of, perform, scene_of
 
 _DEMO_S = 5.0
 _DEMO = [("classic", 1), ("fast", 1), ("fast", 32)]  # profile and window of each run
@@ -51,7 +51,10 @@ def run(  # noqa: PLR0913 - each is an option
 
 @cluster_task(run="the run to be repeated: its folder in logs/")
 def reproduce(operator: Operator, run: str) -> dict[str, Any]:
-    """Repeat a run with its release, options and seed, and compare."""
+    """Repeat a run with its release, options and seed, and compare.
+
+    Faults that were scheduled are made again, those made by hand are not.
+    """
     from analysis import compare as comparing  # noqa: PLC0415 - numpy would make every fab wait
 
     found = runs.load(LOGS, run, operator.cluster)
@@ -66,12 +69,17 @@ def reproduce(operator: Operator, run: str) -> dict[str, Any]:
     sizes = len(manifest["servers"]), len(manifest["clients"])
     operator.cluster = operator.cluster.limited(",".join(manifest["hosts"])).sized(*sizes)
     for fault in manifest.get("faults", []):
-        operator.screen.warn(f"{fault['host']}: not made again: {fault['text']}")
+        if not fault.get("scheduled"):
+            operator.screen.warn(f"{fault['host']}: not made again: {fault['text']}")
     checked = options.checked(roster(operator.cluster))
+    nemesis = None
+    if "schedule" in manifest:
+        scene = scene_of(operator, durable=servers.durable)
+        nemesis = nemesis_for(operator, schedule.recorded(manifest["schedule"]), scene)
     if operator.dry_run:
-        return perform(operator, servers, checked, _show_run, built=built)
+        return perform(operator, servers, checked, _show_run, built=built, nemesis=nemesis)
     before = comparing.read(found.folder)  # BEFORE the hosts are troubled
-    again = perform(operator, servers, checked, _show_run, built=built)
+    again = perform(operator, servers, checked, _show_run, built=built, nemesis=nemesis)
     compared = comparing.compare([before], [comparing.read(LOGS / again["run"])])
     show_compared(operator.screen, compared)
     return compared

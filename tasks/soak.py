@@ -18,6 +18,7 @@ from cluster.options import ClientOptions, ServerOptions, option
 from cluster.roster import roster
 from tasks import nemesis_of, perform
 
+_now_s = time.monotonic
 HISTORIES = "hosts/*/history*.bin"
 
 
@@ -66,14 +67,14 @@ def soak(  # noqa: PLR0913 - each is an option
     where = folder.relative_to(ROOT)
     operator.screen.note(f"release {built.name} · what each run says: {where}/runs.log")
     rows: list[dict[str, Any]] = []
-    end_s = time.monotonic() + hours * 3600
+    end_s = _now_s() + hours * 3600
     with (folder / "runs.log").open("w", encoding="utf-8") as log:
         quiet = LogScreen(log)
         part = Operator(operator.cluster, quiet)
         assert checked.seed is not None  # they were checked
         try:
             with operator.screen.soaking(hours) as view:
-                while not rows or time.monotonic() < end_s:
+                while not rows or _now_s() < end_s:
                     chosen = replace(checked, seed=checked.seed + len(rows))
                     nemesis = nemesis_of(part, faults, chosen, durable=durable)
                     view.begin(quiet, chosen.seed, nemesis.report.made)
@@ -93,6 +94,7 @@ def soak(  # noqa: PLR0913 - each is an option
 
 
 def _row(summary: dict[str, Any], options: ClientOptions) -> dict[str, Any]:
+    """Return what is told of a run that has ended."""
     faults = summary["faults"]
     return {
         "run": summary["run"],
@@ -142,12 +144,11 @@ def _told(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _sentence(rows: list[dict[str, Any]]) -> str:
     told = _told(rows)
-    faults, verdicts = told["faults"], told["verdicts"]
+    faults = told["faults"]
     kinds = ", ".join(f"{kind} {times:,}" for kind, times in faults.items()) or "none"
-    return (
-        f"{len(rows)} runs ended · {told['commands']:,} commands · {sum(faults.values()):,} faults"
-        f" ({kinds}) · verdicts: {', '.join(f'{v} {n}' for v, n in verdicts.items()) or 'none'}"
-    )
+    verdicts = ", ".join(f"{name} {times}" for name, times in told["verdicts"].items()) or "none"
+    ended = f"{len(rows)} run{'s' * (len(rows) != 1)} ended · {told['commands']:,} commands"
+    return f"{ended} · {sum(faults.values()):,} faults ({kinds}) · verdicts: {verdicts}"
 
 
 def _kept(why: str) -> str:

@@ -31,12 +31,13 @@ from rdht.node.host import (
     write_json,
 )
 
-PAUSE, CUT, LOSS, SLOW = "pause", "cut", "loss", "slow"
+PAUSE, CUT, LOSS, SLOW, CLOCK = "pause", "cut", "loss", "slow", "clock"
 HANDLE = "7d47:"  # of our queueing discipline, by which it is known
 _KERNELS_OWN = "0:"  # the handle of what stands where nobody has put anything
 _QUEUE_BYTES = 128 * 1024
 _LEAST_BURST_BYTES = 16 * 1024
 _WAIT_S = 5.0
+_CLOCK_OFF_S = 1.0  # less is nothing: to set it takes a moment
 _ALL = 100
 
 Address = IPv4Address | IPv6Address
@@ -87,8 +88,8 @@ def begin(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[
     """Begin a fault that ends by itself after `for_s`.
 
     `arguments`: `kind`, `text`, which says it to people, and of a pause `roles` and perhaps
-    `names`; of the others
-    `peers` (name → address of the other hosts), and `ways`, `percent` and `ssh_port`, or
+    `names`; of the clock `jump_s` and `desk_boot_id`, as the desk itself keeps its clock; of the
+    others `peers` (name → address of the other hosts), and `ways`, `percent` and `ssh_port`, or
     `rate_bits`.
     """
     kind = arguments["kind"]
@@ -99,7 +100,7 @@ def begin(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[
             raise NodeError(_refusal(_shown(first)))
         act = _prepare(folders, kind, arguments)
         until = {"until_unix_s": time.time() + arguments["for_s"]}
-        record = {"kind": kind, "text": arguments["text"], **until}
+        record = {"kind": kind, "text": arguments["text"], **until, "booted_unix_s": _booted()}
         # BEFORE anything is done: whatever happens to this step, somebody reverts it.
         record |= _leave_reverter(folders, path, kind, arguments["for_s"])
         try:
@@ -129,7 +130,7 @@ def heal(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[s
         recorded = {record["kind"] for record in records}
         for record in records:
             _end(record)
-        for kind in (PAUSE, CUT, LOSS, SLOW) if arguments["network"] else (PAUSE,):
+        for kind in (PAUSE, CLOCK, CUT, LOSS, SLOW) if arguments["network"] else (PAUSE,):
             try:
                 _undo(folders, kind)
             except NodeError:
@@ -142,6 +143,9 @@ def heal(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[s
         if arguments["network"]:
             left["rules"] = _count(lambda: _tables(folders))
             left["slowed"] = _count(_slowed)
+            clocks = [record for record in records if record["kind"] == CLOCK]
+            if clocks:
+                left["clocks"] = sum(abs(_jumped(record)) > _CLOCK_OFF_S for record in clocks)
         for path in folders.faults.glob("*.json"):
             path.unlink()
     return {"ended": [record["text"] for record in records], "left": left}
@@ -162,6 +166,11 @@ def _prepare(folders: Folders, kind: str, arguments: dict[str, Any]) -> Callable
             why = f"no {' or '.join(arguments['roles'])} of this cluster runs here"
             raise NodeError(why)
         return lambda: _signal(chosen, signal.SIGSTOP)
+    if kind == CLOCK:
+        if arguments["desk_boot_id"] == boot_id():
+            why = "its clock is that of the desk, which nobody touches"
+            raise NodeError(why)
+        return lambda: _set_clock(time.time() + arguments["jump_s"])
     peers = _resolve(arguments["peers"])
     if kind == SLOW:
         devices = sorted({_device(peer) for peer in peers})
@@ -178,6 +187,10 @@ def _undo(folders: Folders, kind: str) -> None:
     """Revert a kind of fault, whether it is there or not."""
     if kind == PAUSE:
         _signal(_paused(folders), signal.SIGCONT)
+    elif kind == CLOCK:
+        record = read_json(folders.faults / f"{CLOCK}.json")
+        if record and record["boot_id"] == boot_id() and abs(_jumped(record)) > _CLOCK_OFF_S:
+            _set_clock(time.time() - _jumped(record))  # NTP may have been here
     elif kind == SLOW:
         for device in _slowed():  # AFTER which the kernel puts its own there again
             _root(["tc", "qdisc", "del", "dev", device, "root", "handle", HANDLE])
@@ -299,6 +312,20 @@ def _end(record: dict[str, Any]) -> bool:
             why = f"process {record['pid']} is still there {_WAIT_S:.0f} s after KILL"
             raise NodeError(why)
     return True
+
+
+def _booted() -> float:
+    """Return when this host was booted (Unix time), by what its clock says now."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _jumped(record: dict[str, Any]) -> float:
+    """Return how far the clock is from what it would show without the record's fault."""
+    return _booted() - float(record["booted_unix_s"])
+
+
+def _set_clock(unix_s: float) -> None:
+    _root(["date", "--set", f"@{unix_s:.3f}"])
 
 
 def _resolve(peers: dict[str, str]) -> list[Address]:

@@ -1,6 +1,11 @@
 """lab.up, lab.status and lab.down as typed, with the netns lab."""
 
+import json
+import signal
+import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,3 +96,53 @@ def test_a_run_outlives_a_cable_that_is_out_for_five_seconds(idle: Checkout) -> 
     assert "pi2: slow link of 10mbit, ends in" in shown
     assert "cut, slow link of 10mbit" in shown  # which heal has ended
     assert "Nothing is left of any fault." in shown
+
+
+_LOAD = ("--threads", "2", "--warmup", "0", "--profile", "fast", "--window", "4")
+
+
+def _write(folder: Path, *deeds: dict[str, Any]) -> str:
+    (folder / "deeds.json").write_text(json.dumps(deeds), encoding="utf-8")
+    return "deeds.json"
+
+
+@FAULTS
+def test_links_and_power_fail_and_all_is_healed(idle: Checkout) -> None:
+    deeds = _write(
+        idle.folder,
+        {"at": 0.2, "kind": "cut", "hosts": ["pi1", "pi2"], "from": ["pi3", "pi4"], "for": 1},
+        {"at": 1.5, "kind": "power", "hosts": ["pi4"], "for": 1},
+        {"at": 2.0, "kind": "slow", "hosts": ["pi1"], "rate": "1mbit", "for": 1},
+        {"at": 2.0, "kind": "loss", "hosts": ["pi2"], "for": 1},
+    )
+    shown = idle.fab("run", "--faults", deeds, "--duration", "7", *_LOAD).stdout
+    assert "cut of pi1, pi2 from pi3, pi4, for 1.0 s" in shown
+    assert "all is healed, and nothing is left of any fault" in shown
+    assert "faults on purpose: 4 (cut 1, loss 1, power 1, slow 1)" in shown
+    summary, manifest = idle.summary(), idle.manifest()
+    assert summary["faults"]["made"] == {"cut": 1, "loss": 1, "power": 1, "slow": 1}
+    assert summary["faults"]["joined_clients"] == ["pi4.1"]
+    assert summary["faults"]["healed_s"] > 5.0
+    assert (manifest["problems"], summary["lost_ranges"]) == ([], {})
+    assert summary["replicas"]["differing"] == []
+
+
+@FAULTS
+def test_an_interrupt_heals_before_all_is_stopped(idle: Checkout) -> None:
+    cut = {"kind": "cut", "hosts": ["pi1"], "for": 40}
+    pause = {"kind": "pause", "servers": ["pi2"], "for": 40}
+    deeds = _write(idle.folder, {"at": 0, **cut}, {"at": 0, **pause})
+    with idle.start("run", "--faults", deeds, "--duration", "60", *_LOAD) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "pause of server pi2" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        interrupted_s = time.monotonic()
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.monotonic() - interrupted_s < 30
+    healed = idle.json("heal")
+    assert all(row["ended"] == [] for row in healed.values())
+    steps = [step["step"] for step in idle.manifest()["steps"]]
+    assert steps[-3:] == ["heal", "stop", "collect"]

@@ -24,6 +24,7 @@ from cluster.schedule import (
     Schedule,
 )
 
+ROOT = Path(__file__).parents[3]
 LONG_S = 600.0
 SEEDS = range(5)
 ALL = frozenset(KINDS)
@@ -167,6 +168,18 @@ def test_a_file_says_the_same_in_yaml_and_json(
     assert made.deeds[2] == Deed(9.0, CUT, 2.5, hosts=("pi1",), peers=("pi3",), one_way="in")
     path.write_text("- {at: 2, kind: kill, servers: pi1, for: 1}\n", encoding="utf-8")
     assert schedule.read(path, 60.0, scene_of()).deeds == made.deeds[:1]
+
+
+def test_the_example_in_the_documentation_can_be_read(
+    scene_of: Callable[..., Scene], tmp_path: Path
+) -> None:
+    page = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    rows = [line.strip() for line in page.splitlines() if line.startswith("    - {at")]
+    path = tmp_path / "deeds.yaml"
+    path.write_text("\n".join(rows), encoding="utf-8")
+    made = schedule.read(path, 60.0, scene_of())
+    assert {deed.kind for deed in made.deeds} == set(KINDS)
+    assert made.deeds[6].cuts()["pi1"] == ("pi3", "pi4")
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,68 @@ def test_a_kill_takes_only_who_its_record_names(
     assert server.wait(TIMEOUT_S) == -signal.SIGKILL
 
 
+def test_a_name_chooses_one_of_several(
+    step: Step, server: "subprocess.Popen[bytes]", folders: Folders
+) -> None:
+    with subprocess.Popen(["sleep", "100"]) as other:
+        path = folders.run("r") / "server.1.process.json"
+        _record(path, other.pid, role="server", name="pi1.1")
+        step("begin", kind="pause", text="p", for_s=60.0, roles=["server"], names=["pi1"])
+        assert (_state(server), _state(other)) == ("T", "S")
+        assert step("kill", roles=["server"], names=["pi1.1"])["ok"]["killed"] == ["server pi1.1"]
+        assert other.wait(TIMEOUT_S) == -signal.SIGKILL
+        assert step("kill", roles=["server"], names=["pi2"]) == {"ok": {"killed": []}}
+    step("heal", network=False)
+    assert _state(server) == "S"
+
+
+class Clock:
+    """A clock of the host that only these tests see and set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.off_s = 0.0
+        self._really = time.time
+        monkeypatch.setattr("rdht.node.faults.time.time", lambda: self._really() + self.off_s)
+        monkeypatch.setattr(faults, "_booted", lambda: 1000.0 + self.off_s)
+        monkeypatch.setattr(faults, "_set_clock", self._set)
+
+    def _set(self, unix_s: float) -> None:
+        self.off_s = unix_s - self._really()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+def test_a_clock_that_jumped_is_right_again_whoever_was_there_before(
+    folders: Folders, clock: Clock, monkeypatch: pytest.MonkeyPatch, *, corrected: bool
+) -> None:
+    record = {"kind": "clock", "text": "clock", "until_unix_s": 0.0, "booted_unix_s": 1000.0}
+    asked = {"jump_s": -3600.0, "desk_boot_id": "the desk's"}
+    act = faults._prepare(folders, "clock", asked)
+    folders.faults.mkdir(parents=True)
+    _record(folders.faults / "clock.json", 1, **record)
+    act()
+    assert clock.off_s == pytest.approx(-3600.0, abs=0.1)
+    if corrected:  # by NTP
+        clock.off_s = 0.2
+    monkeypatch.setattr(faults, "_end", lambda _: True)
+    monkeypatch.setattr(faults, "is_alive", lambda _: False)
+    monkeypatch.setattr(faults, "_root", lambda _: '{"nftables": []}')
+    monkeypatch.setattr(faults, "_queues", list)
+    healed = faults.heal(folders, {"network": True}, b"")
+    assert healed["left"]["clocks"] == 0
+    assert clock.off_s == pytest.approx(0.2 if corrected else 0.0, abs=0.1)
+
+
+def test_the_desks_own_clock_is_not_touched(folders: Folders, clock: Clock) -> None:
+    with pytest.raises(NodeError, match="clock is that of the desk"):
+        faults._prepare(folders, "clock", {"jump_s": 5.0, "desk_boot_id": boot_id()})
+    assert clock.off_s == 0.0
+
+
 @pytest.mark.parametrize(
     ("output", "why"),
     [

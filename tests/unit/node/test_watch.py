@@ -74,6 +74,24 @@ def test_a_host_without_clients_is_watched_for_a_time(
     assert all(set(line["sample"]["processes_cpu_s"]) == {"server pi1"} for line in lines)
 
 
+def test_a_client_that_joins_is_watched_too(
+    folders: Folders, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = time.sleep
+
+    def join(_: float) -> None:
+        running(folders, "client", os.getpid())
+        write_json(folders.run(RUN) / "client.progress.json", {"commands": 3})
+        really(0.01)
+
+    monkeypatch.setattr("rdht.node.watch.time.sleep", join)
+    monkeypatch.setattr("rdht.node.watch.is_alive", lambda _: False)
+    running(folders, "server", os.getpid())
+    assert watch(folders, {**ASKED, "at_least_s": 1.1}, b"") == {}
+    lines = [json.loads(line)["progress"] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [[], [{"commands": 3}]]
+
+
 def test_a_sample_counts_what_is_used(folders: Folders) -> None:
     me = running(folders, "server", os.getpid())
     before = sample([me])

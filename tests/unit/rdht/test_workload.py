@@ -467,6 +467,23 @@ def test_a_late_start_is_recorded_as_late(table: Table) -> None:
     assert record.threads[0].started_s >= 5.0
 
 
+@pytest.mark.parametrize("warmup_s", [0.0, 2.0])
+def test_one_that_joins_begins_now_and_ends_with_the_others(table: Table, warmup_s: float) -> None:
+    limits = parameters(commands=None, duration_s=1000.4, warmup_s=warmup_s, rate_per_s=100.0)
+    client = ClientProcess(table.roster, "c1", limits, trace=False)
+    begin_s = time.monotonic()
+    record = client.run(time.time() - 1000.0 - warmup_s, ignore, joins=True)  # without a connection
+    assert 0.4 <= time.monotonic() - begin_s < 10
+    assert record.started_unix_s == pytest.approx(time.time() - 1000, abs=10)
+    for thread in record.threads:
+        assert thread.joined
+        assert thread.started_s >= 1000
+        assert thread.ended_s >= 1000.4
+        assert sum(thread.completed[:10_000]) == 0
+        assert 0 < thread.commands < 100  # at that rate, and none that was due before
+    assert len(record.seconds) < 10
+
+
 @pytest.mark.parametrize("off_s", [-2 * START_TIMEOUT_S, 2 * START_TIMEOUT_S])
 def test_a_start_far_from_now_is_refused(roster: Roster, off_s: float) -> None:
     client = ClientProcess(roster, "c1", parameters(), trace=False)

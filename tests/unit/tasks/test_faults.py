@@ -1,5 +1,7 @@
 """Which faults are refused where, and what a dry run tells of them."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +9,7 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import Task
 
-from tasks import faults
+from tasks import experiment, faults, soak
 
 
 @pytest.mark.parametrize(
@@ -62,3 +64,59 @@ def test_a_dry_run_tells_what_a_fault_would_be_and_where(
     assert 'would heal on pi2: rdht.node faults.heal {"network": true}' in shown["pis"]
     assert "would heal on pi2: lab.faults heal" in shown["netns"]
     assert 'would heal on pi2: rdht.node faults.heal {"network": false}' in shown["netns"]
+
+
+@pytest.mark.parametrize(
+    ("cluster", "options", "why"),
+    [
+        ("lab", {"commands": 5}, "--faults are spread over --duration: leave --commands out"),
+        ("lab", {"faults": "ruff"}, "neither gentle nor rough nor hell, nor a file"),
+        ("lab", {"faults": "FILE"}, "deed 1: this cluster can do no cut; it can kill, pause"),
+        (
+            "pis",
+            {"faults": "FILE"},
+            "deed 2: this cluster can do no power; it can clock, cut, kill",
+        ),
+        ("netns", {"faults": "FILE"}, "deed 3: this cluster can do no clock"),
+    ],
+)
+def test_faults_that_cannot_be_in_a_run_are_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    cluster: str,
+    options: dict[str, Any],
+    why: str,
+) -> None:
+    deeds = ("cut", "power", "clock")
+    rows = [{"at": 1, "kind": kind, "hosts": ["pi1"], "for": 1} for kind in deeds]
+    rows[2]["jump"] = 5
+    path = tmp_path / "deeds.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    monkeypatch.setenv("RDHT_CLUSTER", cluster)
+    options = {"faults": "rough", **options}
+    if options["faults"] == "FILE":
+        options["faults"] = str(path)
+    for task in (experiment.run, soak.soak):
+        with pytest.raises(Exit) as refusal:
+            task(Context(), dry_run=True, **options)
+        assert refusal.value.code == 2
+        assert why in str(refusal.value.message)
+        assert "\n" not in str(refusal.value.message)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "left_out"),
+    [("lab", "cut, slow, loss, power, clock"), ("netns", "clock"), ("pis", "power")],
+)
+def test_a_dry_run_shows_the_schedule_and_what_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    cluster: str,
+    left_out: str,
+) -> None:
+    monkeypatch.setenv("RDHT_CLUSTER", cluster)
+    experiment.run(Context(), dry_run=True, faults="hell", seed="5", duration=60.0)
+    shown = capsys.readouterr().out
+    assert f"left out, as cluster {cluster} can do none: {left_out}\n" in shown
+    assert "faults: hell, " in shown
+    assert "kill of server pi" in shown

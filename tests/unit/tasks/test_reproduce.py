@@ -81,12 +81,19 @@ def test_a_run_is_repeated_with_its_release_options_and_seed(
 ) -> None:
     built = release.build(ROOT)
     fault = {"host": "pi3", "text": "cut from pi1"}
-    write(folder, release=built.name, clients=["pi1", "pi2"], faults=[fault])
+    made = {"host": "pi3", "text": "kill of server pi3", "scheduled": True}
+    deed = {"at_s": 2.5, "kind": "kill", "for_s": 1.0, "servers": ["pi3"]}
+    planned = {"name": "rough", "deeds": [deed], "end_s": 8.0, "left_out": ["clock"]}
+    changed: dict[str, Any] = {"faults": [fault, made], "schedule": planned}
+    write(folder, release=built.name, clients=["pi1", "pi2"], **changed)
     (folder / BUNDLE).write_bytes(built.bundle)
     experiment.reproduce(Context(), RUN, dry_run=True)
     out = capsys.readouterr().out
     assert f"release {built.name} · seed 7" in out
+    assert out.count("not made again") == 1
     assert "pi3: not made again: cut from pi1" in out
+    assert "faults: rough, 1 until 8 s" in out
+    assert "2.5   kill of server pi3" in out
     started = [line for line in out.splitlines() if "would start client" in line]
     assert [line.partition(" on ")[2][:3] for line in started if '"client"' in line] == [
         "pi1",
