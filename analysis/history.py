@@ -171,15 +171,14 @@ def _counts(
 
 
 def _tell(key: bytes, calls: Sequence[Call], *, has_clock: bool) -> str:
-    last = max((call for call in calls if call.ended_s < NEVER), key=lambda call: call.ended_s)
+    last = max(calls, key=lambda call: (call.ended_s < NEVER, call.ended_s))
     begin_s = min(call.called_s for call in calls)
-    rows = "; ".join(
-        describe(call, begin_s, has_clock=has_clock) for call in calls if call is not last
-    )
-    return (
-        f"key {text_of(key)} is not linearizable: no order of these explains what they were told: "
-        f"{rows}; and then {describe(last, begin_s, has_clock=has_clock)}"
-    )
+    told = [describe(call, begin_s, has_clock=has_clock) for call in calls if call is not last]
+    told.append("and then " * bool(told) + describe(last, begin_s, has_clock=has_clock))
+    why = "no order of these explains what they were told"
+    if len(told) == 1:
+        why = "nothing that was done explains what this was told"
+    return f"key {text_of(key)} is not linearizable: {why}: {'; '.join(told)}"
 
 
 def describe(call: Call, begin_s: float, *, has_clock: bool) -> str:

@@ -21,7 +21,10 @@ VERDICT = "verdict.json"
 MAX_DRIFT = 100e-6  # seconds a second, of a clock after it was read last
 _OFF = "off"
 # What of a manifest a verdict rests on, beside the histories.
-_GROUNDS = ("clients", "clocks", "lost_ranges", "replicas", "unsettled", "parameters")
+_GROUNDS = (
+    *("clients", "clocks", "lost_ranges", "nemesis", "replicas", "unsettled"),
+    "parameters",
+)
 
 
 class Shift(NamedTuple):
@@ -132,7 +135,8 @@ def read_histories(folder: Path, manifest: dict[str, Any]) -> Found:
         later_s = last_s - shift.offset_s - shift.read_s
         errors_s.append(shift.error_s + MAX_DRIFT * max(0.0, later_s))
         transactions += transactions_of(history, shift.offset_s, errors_s[-1])
-    missing = sorted({*manifest.get("clients", ())} - seen)
+    joined = manifest.get("nemesis", {}).get("joined_clients", ())
+    missing = sorted({*manifest.get("clients", ()), *joined} - seen)
     gaps += [f"there is no history of {name}" for name in missing]
     return Found(transactions, gaps, max(errors_s, default=0.0))
 

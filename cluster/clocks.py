@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cluster.inventory import Host
 from cluster.operator import Operator
 from cluster.remote import Call
 
@@ -18,7 +19,7 @@ _UNKNOWN = (-math.inf, math.inf)
 _PREVIEW = {"monotonic_s": 0.0, "boot_id": ""}
 
 
-def measure(operator: Operator) -> dict[str, Any]:
+def measure(operator: Operator, hosts: tuple[Host, ...] | None = None) -> dict[str, Any]:
     """Return `at_s` of this desk's clock, and of each host `offset_s`, `error_s` and `boot_id`.
 
     A host that cannot be asked is left out. One that shows our boot id has our clock.
@@ -28,14 +29,14 @@ def measure(operator: Operator) -> dict[str, Any]:
     bounds: dict[str, tuple[float, float]] = {}
     boots: dict[str, str] = {}
     for _ in range(_READINGS):
-        answers = operator.each("clock", Call("facts.clock"), preview=_PREVIEW)
+        answers = operator.each("clock", Call("facts.clock"), preview=_PREVIEW, hosts=hosts)
         for host, answer in answers.values.items():
             if "asked_s" in answer:  # this is no dry run
                 shown_s, (low_s, high_s) = answer["monotonic_s"], bounds.get(host, _UNKNOWN)
                 low_s = max(low_s, shown_s - answer["answered_s"])
                 bounds[host] = low_s, min(high_s, shown_s - answer["asked_s"])
                 boots[host] = answer["boot_id"]
-    hosts = {
+    found = {
         host: {
             "boot_id": boots[host],
             "offset_s": 0.0 if boots[host] == own_id else (low_s + high_s) / 2,
@@ -43,4 +44,4 @@ def measure(operator: Operator) -> dict[str, Any]:
         }
         for host, (low_s, high_s) in bounds.items()
     }
-    return {"at_s": time.monotonic(), "hosts": hosts}
+    return {"at_s": time.monotonic(), "hosts": found}

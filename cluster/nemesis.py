@@ -18,7 +18,7 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from cluster import health, processes
+from cluster import clocks, health, processes
 from cluster.errors import ClusterError
 from cluster.faults import Fault, Faults, prove
 from cluster.inventory import Host
@@ -99,6 +99,7 @@ class Nemesis:
         self._recovering: dict[str, float] = {}  # servers that were started, and when
         self._names = {name: name for name in scene.clients}  # slot → who is there now
         self._turns: Counter[str] = Counter()
+        self._clocks: list[dict[str, Any]] = []  # readings of the hosts on which clients joined
 
     # The run's side.
 
@@ -140,6 +141,7 @@ class Nemesis:
     def _note(self) -> None:
         if self._thread:
             self._run.note(faults=self.rows, nemesis=self.report.to_json())
+            self._run.note(clocks=[*self._run.manifest.get("clocks", ()), *self._clocks])
 
     # The thread.
 
@@ -395,12 +397,20 @@ class Nemesis:
         name = f"{slot}.{turn}"
         host = self._hosts[self._scene.clients[slot]]
 
-        def went(is_there: bool) -> None:  # noqa: FBT001 - what the work gave
-            if is_there:
+        def start() -> dict[str, Any] | None:
+            """Return the reading of the clock that its history is by, if it is there."""
+            if not processes.join_client(
+                self._operator, self._run, self._options, host, (slot, name)
+            ):
+                return None
+            return clocks.measure(self._operator, (host,))  # it may have been booted meanwhile
+
+        def went(reading: dict[str, Any] | None) -> None:
+            if reading:
                 self._turns[slot], self._names[slot] = turn, name
                 self.report.joined_clients.append(name)
+                self._clocks.append(reading)
             elif self.left_s() > AGAIN_S:
                 self._soon(partial(self._start_client, slot))
 
-        join = partial(processes.join_client, self._operator, self._run, self._options)
-        self._aside(partial(join, host, (slot, name)), went)
+        self._aside(start, went)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cluster import nemesis, processes
+from cluster import clocks, nemesis, processes
 from cluster.errors import HostError
 from cluster.fanout import Results
 from cluster.inventory import Cluster, Host
@@ -37,6 +37,7 @@ class World:
         monkeypatch.setattr(processes, "start_again", self._start_again)
         monkeypatch.setattr(processes, "join_client", self._join)
         monkeypatch.setattr(processes, "server_figures", self._figures)
+        monkeypatch.setattr(clocks, "measure", lambda _, hosts: {"hosts": {hosts[0].name: {}}})
 
     def each(self, _step: str, call: Call, *, hosts: tuple[Host, ...], **_: Any) -> Results:
         role, names = call.arguments["roles"][0], call.arguments["names"]
@@ -70,10 +71,10 @@ class World:
 
 class FakeRun:
     def __init__(self) -> None:
-        self.noted: dict[str, Any] = {}
+        self.manifest: dict[str, Any] = {"clocks": ["at the start"]}
 
     def note(self, **fields: Any) -> None:
-        self.noted |= fields
+        self.manifest |= fields
 
 
 @pytest.fixture
@@ -108,6 +109,7 @@ def test_what_is_killed_comes_back_and_all_is_healed(world: World) -> None:
     assert report["killed_clients"] == ["pi3", "pi3.1"]
     assert report["joined_clients"] == ["pi3.1", "pi3.2"]
     assert (report["recoveries"], report["not_made"]) == (1, [])
+    assert made._run.manifest["clocks"] == ["at the start", *[{"hosts": {"pi3": {}}}] * 2]
     assert 0.5 <= report["healed_s"] < DURATION_S
     first = made.rows[0]
     assert (first["host"], first["text"]) == ("pi1", "kill of server pi1")
