@@ -19,6 +19,7 @@ REPORT = "report.html"
 PLOTS = "plots"
 _LARGEST_PNG_BYTES = 100_000  # in the page; as a file it is there in any case
 _TYPES = {".csv": "text/csv", ".svg": "image/svg+xml", ".png": "image/png"}
+_SECOND_US = 1_000_000
 _HOST_FACTS = ("model", "cores", "kernel", "python")
 _ENVIRONMENT = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
@@ -192,7 +193,7 @@ def _headline(figures: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         (f"{figures['throughput_per_s']:,.0f}", "commands/s"),
         *(
-            (f"{value / 1000:,.3g} ms" if value is not None else "-", f"{name} latency")
+            (_duration(value) if value is not None else "-", f"{name} latency")
             for name, value in figures["latency_us"].items()
             if name in ("p50", "p99")
         ),
@@ -200,6 +201,10 @@ def _headline(figures: dict[str, Any]) -> list[tuple[str, str]]:
         (f"{figures['conflicts']:,}", "conflicts"),
         (f"{messages:.1f}", "messages a command"),
     ]
+
+
+def _duration(value_us: int) -> str:
+    return f"{value_us / 1e6:,.3g} s" if value_us >= _SECOND_US else f"{value_us / 1000:.3g} ms"
 
 
 def _parameters(manifest: dict[str, Any]) -> list[tuple[str, str]]:
