@@ -170,8 +170,6 @@ def _faults_said(faults: dict[str, Any] | None) -> list[str]:
     if recovery_s := faults["worst_recovery_s"]:
         servers = f"{faults['recoveries']} servers came back"
         lines.append(f"{servers}, the slowest to its place within {recovery_s:.1f} s")
-    if late_s := faults["late_s"]:
-        lines.append(f"the clients had ended {late_s:.1f} s before all was as it had been")
     return lines
 
 

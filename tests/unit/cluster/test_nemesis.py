@@ -221,9 +221,3 @@ def _until(is_so: Callable[[], bool]) -> None:
     while not is_so():
         assert time.monotonic() < deadline_s
         time.sleep(0.01)  # polling to the deadline
-
-
-def test_what_is_healed_after_the_clients_ended_is_told_and_no_failure(world: World) -> None:
-    made = begun(world, Deed(0.0, "kill", 1.3, servers=("pi1",)))
-    assert made.end() == []
-    assert 0.2 < made.report.to_json()["late_s"] < TIMEOUT_S
