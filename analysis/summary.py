@@ -158,6 +158,8 @@ def _faults_said(faults: dict[str, Any] | None) -> list[str]:
     made, killed = faults["made"], len(faults["killed_clients"])
     each = ", ".join(f"{kind} {times}" for kind, times in made.items())
     lines = [f"faults on purpose: {sum(made.values())}" + f" ({each})" * bool(each)]
+    if missed := len(faults["not_made"]):
+        lines.append(f"{missed} could not be made: the manifest says why")
     if killed == 1:
         lines.append("1 client was killed on purpose: what it did is not in these figures")
     elif killed:
