@@ -166,6 +166,10 @@ def _faults_said(faults: dict[str, Any] | None) -> list[str]:
         lines.append(
             f"{killed} clients were killed on purpose: what they did is not in these figures"
         )
+    if late_s := faults["late_s"]:
+        lines.append(
+            f"the clients had ended {late_s:.1f} s before all was as it was: run it longer"
+        )
     if recovery_s := faults["worst_recovery_s"]:
         servers = f"{faults['recoveries']} servers came back"
         lines.append(f"{servers}, the slowest to its place within {recovery_s:.1f} s")

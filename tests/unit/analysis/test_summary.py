@@ -298,6 +298,7 @@ FAULTS_MADE = {
     "recoveries": 3,
     "worst_recovery_s": 1.25,
     "healed_s": 8.0,
+    "late_s": 2.5,
 }
 
 
@@ -319,6 +320,7 @@ def test_who_was_killed_on_purpose_is_not_missing_and_who_took_its_place_is_not_
         "faults on purpose: 3 (cut 2, kill client 1)",
         "1 could not be made: the manifest says why",
         "1 client was killed on purpose: what it did is not in these figures",
+        "the clients had ended 2.5 s before all was as it was: run it longer",
         "3 servers came back, the slowest to its place within 1.2 s",
     ]
     assert summary.summarize(found[:1], manifest)["missing_clients"] == ["pi2.0.1"]

@@ -113,7 +113,7 @@ def test_what_is_killed_comes_back_and_all_is_healed(world: World) -> None:
     assert report["killed_clients"] == ["pi3", "pi3.1"]
     assert report["joined_clients"] == ["pi3.1", "pi3.2"]
     assert (report["recoveries"], report["not_made"]) == (1, [])
-    assert 0.5 <= report["healed_s"] < DURATION_S
+    assert report["healed_s"] >= 0.5
     first = made.rows[0]
     assert (first["host"], first["text"]) == ("pi1", "kill of server pi1")
     assert 0.05 <= first["until_unix_s"] - first["from_unix_s"] < 0.5
@@ -231,6 +231,15 @@ def test_what_is_interrupted_is_healed_and_starts_nothing_more(world: World) -> 
     _until(lambda: "kill server pi1" in world.did)
     made.abort()
     assert world.did == ["kill server pi1", "heal"]
+
+
+def test_how_late_the_last_server_was_back_is_told(world: World) -> None:
+    world.unready.add("pi1")
+    made = begun(world, Deed(0.0, "kill", 0.0, servers=("pi1",)))
+    _until(lambda: made.left_s() < -0.1)
+    world.unready.clear()
+    assert made.end() == []
+    assert made.report.to_json()["late_s"] >= 0.1
 
 
 def test_traces_that_are_left_are_a_problem(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
