@@ -161,11 +161,17 @@ def _faults_said(faults: dict[str, Any] | None) -> list[str]:
     made, killed = faults["made"], len(faults["killed_clients"])
     each = ", ".join(f"{kind} {times}" for kind, times in made.items())
     lines = [f"faults on purpose: {sum(made.values())}" + f" ({each})" * bool(each)]
+    if missed := len(faults["not_made"]):
+        lines.append(f"{missed} could not be made: the manifest says why")
     if killed == 1:
         lines.append("1 client was killed on purpose: what it did is not in these figures")
     elif killed:
         lines.append(
             f"{killed} clients were killed on purpose: what they did is not in these figures"
+        )
+    if late_s := faults["late_s"]:
+        lines.append(
+            f"the clients had ended {late_s:.1f} s before all was as it was: run it longer"
         )
     if recovery_s := faults["worst_recovery_s"]:
         servers = f"{faults['recoveries']} servers came back"

@@ -217,25 +217,34 @@ class Connection(fabric.Connection):  # type: ignore[misc]
         the block does not come to its end.
         """
         self.open()
+        transport = self.transport
         try:
             with contextlib.ExitStack() as failing:
                 program = self._waiting_program(command) or Program(
-                    self.transport.open_session(timeout=CONNECT_TIMEOUT_S), command
+                    transport.open_session(timeout=CONNECT_TIMEOUT_S), command
                 )
                 failing.callback(program.close)
                 program.channel.settimeout(timeout_s)
                 yield program
                 failing.pop_all()
         except TimeoutError as error:
-            self.close()  # whatever hangs there, the next step is not to wait for it
+            self._give_up(transport)  # whatever hangs there, the next step is not to wait for it
             why = f"no answer within {timeout_s:.0f} s"
             raise HostError(why) from error
         except (paramiko.SSHException, EOFError, OSError) as error:
-            self.close()
+            self._give_up(transport)
             why = f"the connection to {self._where} was lost: {error or 'it ended'}"
             raise self._lost(why) from error
         with self._waiting_lock:
             self._waiting.append(program)
+
+    def _give_up(self, transport: paramiko.Transport) -> None:
+        """Close the connection, unless another step has made a new one since."""
+        with self._opening_lock:
+            if self.transport is transport:
+                self.close()
+            else:
+                transport.close()
 
     def _waiting_program(self, command: str) -> Program | None:
         """Take a program that waits, if one runs this command; forget those that have ended."""

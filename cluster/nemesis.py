@@ -52,6 +52,7 @@ class Report:
     joined_clients: list[str] = field(default_factory=list)  # in their place
     recoveries_s: list[float] = field(default_factory=list)  # from a server's start to all served
     healed_s: float | None = None  # when all was, after the run's start
+    late_s: float = 0.0  # for how long the clients had ended when the last server was back
 
     def to_json(self) -> dict[str, Any]:
         """Return it as manifests have it."""
@@ -64,6 +65,7 @@ class Report:
             "recoveries": len(self.recoveries_s),
             "worst_recovery_s": worst and round(worst, 2),
             "healed_s": self.healed_s and round(self.healed_s, 2),
+            "late_s": round(self.late_s, 2),
         }
 
 
@@ -108,7 +110,6 @@ class Nemesis:
         self._run, self._options = run, options
         ahead_s = begin_unix_s - time.time() + options.warmup
         self._start_s = time.monotonic() + ahead_s
-        self._start_unix_s = begin_unix_s + options.warmup
         for deed in self.schedule.deeds:
             self._at(deed.at_s, partial(self._do, deed), deed)
         self._thread = threading.Thread(target=self._act, name="nemesis", daemon=True)
@@ -156,14 +157,13 @@ class Nemesis:
         return time.monotonic() - self._start_s
 
     def _act(self) -> None:
-        try:
-            self._make()
-            if not self._stopping.is_set():
-                self._heal()
-        except ClusterError as error:
-            self.problems += str(error).splitlines()
-        except Exception as error:  # noqa: BLE001 - the run is to know, in its thread
-            self.problems.append(f"the faults came to no good end: {error!r}")
+        for work in (self._make, self._heal):  # however the first ends
+            try:
+                work()
+            except ClusterError as error:
+                self.problems += str(error).splitlines()
+            except Exception as error:  # noqa: BLE001 - the run is to know, in its own thread
+                self.problems.append(f"the faults came to no good end: {error!r}")
 
     def _make(self) -> None:
         """Do what is due, until the end has come and nothing is left to be undone."""
@@ -214,9 +214,9 @@ class Nemesis:
 
     def _heal(self) -> None:
         """End what is left, which is to be nothing, and prove that."""
-        late_s = -self.left_s()
-        if late_s > 0:
-            self.problems.append(f"the clients had ended {late_s:.1f} s before all was as it was")
+        if self._stopping.is_set():  # then `abort` does it
+            return
+        self.report.late_s = max(0.0, -self.left_s())
         prove(self._faults.heal())
         self.report.healed_s = self._now_s()
         self._say(f"{self.report.healed_s:6.1f} s  all is healed, and nothing is left of any fault")
@@ -235,20 +235,17 @@ class Nemesis:
             # AFTER those that are down have their ranges again: the others are not to be missed.
             self._at(now_s + AGAIN_S, partial(self._do, deed), deed)
             return
-        try:
-            if deed.kind == KILL:
-                self._kill(deed, for_s)
-            else:
-                self._begin(deed, for_s)
-        except ClusterError as error:
-            self._refuse(deed, str(error))
+        if deed.kind == KILL:
+            self._kill(deed, for_s)
+        else:
+            self._begin(deed, for_s)
 
     def _refuse(self, deed: Deed, why: str) -> None:
         self.report.not_made.append(f"{deed}: {why}")
         self._say(f"{self._now_s():6.1f} s  not made: {deed}: {' '.join(why.split())}")
 
     def _made(self, deed: Deed, word: str, for_s: float, hosts: list[str]) -> None:
-        """Note what was done, and see to it that what is down comes back."""
+        """Note what was done, or may be, and see to it that what is down comes back."""
         self.report.made[word] += 1
         now = time.time()
         times = {"from_unix_s": now, "until_unix_s": now + for_s}
@@ -280,14 +277,15 @@ class Nemesis:
             killed = self._operator.each("fault.kill", call, preview={}, hosts=chosen)
             for host, answer in killed.values.items():
                 hosts[host] = hosts.get(host, []) + answer["killed"]
-            killed.require()
+            for host in killed.failures:  # one that does not answer may have done it
+                hosts[host] = [f"{role} {name}" for name in names]
         gone = {name for names in hosts.values() for name in names}
         for name in deed.servers:
             if f"server {name}" not in gone:
                 self.problems.append(f"server {name} was to be killed, and had ended by itself")
-        if not gone:
-            why = "nothing ran there"
-            raise ClusterError(why)
+        if not gone and not deed.servers:
+            self._refuse(deed, "it does not run")
+            return
         word = "kill client" if deed.clients else "kill server"
         if len(deed.servers) == len(self._scene.servers):
             word = "kill all"
@@ -302,9 +300,12 @@ class Nemesis:
         for fault, host in self._faults_of(deed, for_s):
             if deed.kind == POWER:  # BEFORE it is off: who watches it, asks
                 self._powerless.add(host.name)
-            self._faults.begin(fault, (host,)).require()
-            hosts.append(host.name)
-        self._made(deed, word, for_s, hosts)
+            failures = self._faults.begin(fault, (host,)).failures
+            hosts += [host.name] * (not failures)
+            for why in failures.values():
+                self._refuse(deed, f"{host.name}: {why}")
+        if hosts or deed.kind == POWER:  # it may have been off for a moment
+            self._made(deed, word, for_s, hosts or list(deed.hosts))
 
     def _faults_of(self, deed: Deed, for_s: float) -> list[tuple[Fault, Host]]:
         """Return the faults of a deed, each with its host."""

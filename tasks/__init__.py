@@ -163,7 +163,7 @@ def perform(  # noqa: PLR0913 - what a run is made of
     )
     if operator.dry_run:
         return {"run": run.name}
-    _note_faults(operator, run, nemesis, began_unix_s)
+    _note_faults(operator, run, began_unix_s)
     try:
         summary, rows = assemble(run.folder)
     except ConfigurationError as error:
@@ -183,13 +183,8 @@ def refuse_violated(summary: dict[str, Any]) -> None:
         raise VerdictError(why, summary)
 
 
-def _note_faults(
-    operator: Operator, run: Run, nemesis: Nemesis | None, since_unix_s: float
-) -> None:
-    """Tell which faults could not be made, and which somebody made beside."""
-    if nemesis:
-        for line in nemesis.report.not_made:
-            operator.screen.warn(f"not made: {line}")
+def _note_faults(operator: Operator, run: Run, since_unix_s: float) -> None:
+    """Note and tell which faults were made by hand."""
     if on_purpose := noted(LOGS, operator.cluster.name, since_unix_s):
         run.note(faults=[*run.manifest.get("faults", ()), *on_purpose])
         for fault in on_purpose:

@@ -290,6 +290,45 @@ def test_a_run_that_lost_a_range_or_a_disk_is_not_complete(
     assert not summary.is_complete(figures)
 
 
+FAULTS_MADE = {
+    "made": {"cut": 2, "kill client": 1},
+    "not_made": ["slow link of pi2, 1gbit: would not slow"],
+    "killed_clients": ["pi2.0"],
+    "joined_clients": ["pi2.0.1"],
+    "recoveries": 3,
+    "worst_recovery_s": 1.25,
+    "healed_s": 8.0,
+    "late_s": 2.5,
+}
+
+
+def test_who_was_killed_on_purpose_is_not_missing_and_who_took_its_place_is_not_waited_for() -> (
+    None
+):
+    late = recorded(Raw(4.0, 10.0, [5.0] * 10))
+    late.joined = True
+    found = [
+        HostRecord("pi1", client(recorded(Raw(0.0, 10.0, [1.0] * 90)), lost={"pi2": "gone"})),
+        HostRecord("pi2", client(late, name="pi2.0.1")),
+    ]
+    manifest = {**MANIFEST, "clients": ["pi1", "pi2.0"], "nemesis": FAULTS_MADE}
+    figures = summary.summarize(found, manifest)
+    assert (figures["missing_clients"], figures["duration_s"]) == ([], 10.0)
+    assert figures["throughput_per_s"] == 10.0
+    assert summary.is_complete(figures)  # what was lost, was on purpose
+    assert summary._faults_said(figures["faults"]) == [
+        "faults on purpose: 3 (cut 2, kill client 1)",
+        "1 could not be made: the manifest says why",
+        "1 client was killed on purpose: what it did is not in these figures",
+        "the clients had ended 2.5 s before all was as it was: run it longer",
+        "3 servers came back, the slowest to its place within 1.2 s",
+    ]
+    assert summary.summarize(found[:1], manifest)["missing_clients"] == ["pi2.0.1"]
+    assert not summary.is_complete(summary.summarize(found, {**manifest, "nemesis": None}))
+    alone = summary.summarize(found[1:], manifest)
+    assert alone["duration_s"] == 6.0  # all others were killed
+
+
 def test_there_is_a_row_a_thread_with_its_own_figures(found: list[HostRecord]) -> None:
     rows = summary.thread_rows(found)
     assert [(row["host"], row["client"], row["thread"]) for row in rows] == [

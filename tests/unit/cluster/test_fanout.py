@@ -85,9 +85,11 @@ def test_an_interrupt_lets_hosts_settle_but_waits_for_none_that_hangs(
     make_cluster: Callable[..., Cluster], settle_s: float, ended: set[str]
 ) -> None:
     interrupted, hangs = threading.Event(), threading.Event()
+    both_began = threading.Barrier(2)
     done = set()
 
     def work(host: Host) -> None:
+        both_began.wait(TIMEOUT_S)
         if host.name == "pi2":
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
             interrupted.set()

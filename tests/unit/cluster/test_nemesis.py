@@ -31,6 +31,7 @@ class World:
         self.screen = FakeScreen()
         self.did: list[str] = []
         self.gone: set[str] = set()  # processes that had ended by themselves
+        self.silent: set[str] = set()  # hosts
         self.unready: set[str] = set()  # servers that cannot start, or have not their ranges
         self.unstartable: set[str] = set()
         monkeypatch.setattr(nemesis, "AGAIN_S", 0.02)
@@ -41,12 +42,16 @@ class World:
 
     def each(self, _step: str, call: Call, *, hosts: tuple[Host, ...], **_: Any) -> Results:
         role, names = call.arguments["roles"][0], call.arguments["names"]
+        if hosts[0].name in self.silent:
+            return Results("kill", {}, {hosts[0].name: HostError("no answer")})
         found = {f"{role} {name}" for name in names} - self.gone
         self.did += [f"kill {name}" for name in sorted(found)]
         return Results("kill", {host.name: {"killed": sorted(found)} for host in hosts})
 
     def begin(self, fault: Any, hosts: tuple[Host, ...]) -> Results:
         (host,) = hosts
+        if fault.kind == "power" and self.silent:
+            return Results("power", {}, {host.name: HostError("no answer")})
         if fault.kind == "slow":
             return Results("slow", {}, {host.name: HostError("would not slow a link")})
         self.did.append(f"{fault.kind} {host.name}")
@@ -110,7 +115,7 @@ def test_what_is_killed_comes_back_and_all_is_healed(world: World) -> None:
     assert report["joined_clients"] == ["pi3.1", "pi3.2"]
     assert (report["recoveries"], report["not_made"]) == (1, [])
     assert made._run.manifest["clocks"] == ["at the start", *[{"hosts": {"pi3": {}}}] * 2]
-    assert 0.5 <= report["healed_s"] < DURATION_S
+    assert report["healed_s"] >= 0.5
     first = made.rows[0]
     assert (first["host"], first["text"]) == ("pi1", "kill of server pi1")
     assert 0.05 <= first["until_unix_s"] - first["from_unix_s"] < 0.5
@@ -184,6 +189,33 @@ def test_a_server_that_does_not_come_back_is_a_problem(
     assert re.fullmatch(why, problem)
 
 
+def test_a_host_that_does_not_answer_a_kill_may_have_done_it(world: World) -> None:
+    world.silent.add("pi2")
+    made = begun(
+        world,
+        Deed(0.0, "kill", 0.0, servers=("pi2",)),
+        Deed(0.0, "power", 0.0, hosts=("pi4",)),
+        Deed(0.1, "kill", 0.0, clients=("pi3",)),
+    )
+    world.gone.add("client pi3")
+    assert made.end() == []
+    assert sorted(world.did) == ["heal", "join pi4.1", "start pi2", "start pi4"]
+    assert made.report.made == {"kill server": 1, "power": 1}
+    assert made.report.not_made[1:] == ["kill of client pi3: it does not run"]
+
+
+def test_what_ends_the_thread_is_a_problem_and_all_is_healed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError
+
+    monkeypatch.setattr(processes, "start_again", fail)
+    made = begun(world, Deed(0.0, "kill", 0.0, servers=("pi2",)))
+    assert made.end() == ["the faults came to no good end: RuntimeError()"]
+    assert world.did == ["kill server pi2", "heal"]
+
+
 def test_a_fault_that_cannot_be_made_is_told_and_no_failure(world: World) -> None:
     made = begun(
         world,
@@ -193,7 +225,7 @@ def test_a_fault_that_cannot_be_made_is_told_and_no_failure(world: World) -> Non
     assert made.end() == []
     assert world.did == ["cut pi1", "cut pi2", "heal"]
     (line,) = made.report.not_made
-    assert line.startswith("slow link of pi2, 1gbit: pi2: slow failed: would not slow")
+    assert line.startswith("slow link of pi2, 1gbit: pi2: would not slow")
 
 
 def test_what_is_interrupted_is_healed_and_starts_nothing_more(world: World) -> None:
@@ -201,6 +233,15 @@ def test_what_is_interrupted_is_healed_and_starts_nothing_more(world: World) -> 
     _until(lambda: "kill server pi1" in world.did)
     made.abort()
     assert world.did == ["kill server pi1", "heal"]
+
+
+def test_how_late_the_last_server_was_back_is_told(world: World) -> None:
+    world.unready.add("pi1")
+    made = begun(world, Deed(0.0, "kill", 0.0, servers=("pi1",)))
+    _until(lambda: made.left_s() < -0.1)
+    world.unready.clear()
+    assert made.end() == []
+    assert made.report.to_json()["late_s"] >= 0.1
 
 
 def test_traces_that_are_left_are_a_problem(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

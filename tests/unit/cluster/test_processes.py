@@ -1,6 +1,10 @@
 """Which servers are started, and what is made of those that run."""
 
+import contextlib
+import io
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ from cluster.console import Screen
 from cluster.errors import ClusterError, HostError, HostsFailedError
 from cluster.fanout import Results
 from cluster.inventory import Cluster, Host
-from cluster.options import ServerOptions
+from cluster.options import ClientOptions, ServerOptions
 from cluster.remote import Call
 from cluster.roster import roster
 from cluster.runs import Run
@@ -30,9 +34,16 @@ class Shelf:
         self.servers: dict[str, list[dict[str, Any]]] = {}  # what runs on each host
         self.answers: dict[str, Any] = {}  # by step; an exception is a failure of each host
 
-    def each(self, step: str, call: Call | Callable[[Host], Call | None], **_: Any) -> Results:
+    def each(
+        self,
+        step: str,
+        call: Call | Callable[[Host], Call | None],
+        *,
+        hosts: tuple[Host, ...] | None = None,
+        **_: Any,
+    ) -> Results:
         results = Results(step)
-        for host in self.cluster.hosts:
+        for host in self.cluster.hosts if hosts is None else hosts:
             made = call(host) if callable(call) else call
             if made is None:
                 continue
@@ -168,6 +179,75 @@ def test_a_restart_that_fails_otherwise_says_how(shelf: Any, run: Run) -> None:
     shelf.servers["pi2"] = [server("pi2.0", figures={"ranges": SERVING})]
     with pytest.raises(HostsFailedError, match="range 1 is joining"):
         experiment.restart_servers(shelf, run, ["pi2.0"])
+
+
+def test_a_server_whose_start_was_not_answered_may_run_all_the_same(shelf: Any, run: Run) -> None:
+    shelf.answers["start server"] = HostError("the connection was lost")
+    shelf.servers = {"pi2": [server("pi2.1", alive=True), server("pi2.0", alive=False)]}
+    assert processes.start_again(shelf, run, ["pi2.1", "pi2.0", "pi3.0"]) == ["pi2.1"]
+    shelf.answers["start server"] = {"started": ["pi3.0"]}
+    assert processes.start_again(shelf, run, ["pi3.0"]) == ["pi3.0"]
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_client_joins_under_a_name_and_files_of_its_own(
+    shelf: Any, run: Run, *, answers: bool
+) -> None:
+    if not answers:
+        shelf.answers["start client"] = HostError("no answer")
+    host = replace(shelf.cluster.hosts[1], clients_per_host=2)
+    names = ("pi2.1", "pi2.1.3")
+    assert processes.join_client(shelf, run, ClientOptions(seed=1), host, names) == answers
+    ((step, where, arguments),) = shelf.asked
+    (started,) = arguments["processes"]
+    assert (step, where, arguments["join"]) == ("start client", "pi2", True)
+    assert (started["name"], started["file"]) == ("pi2.1.3", "client.1.3")
+    assert started["argv"][-1] == "--join"
+    assert "results.1.3.json" in started["argv"]
+
+
+class Disturber:
+    """Makes no faults, but has cut the power of pi2."""
+
+    def __init__(self) -> None:
+        self.lefts: dict[str, int] = {}  # by thread
+        self.ended = False
+
+    def left_s(self) -> float:
+        """Each host is watched for so many times."""
+        name = threading.current_thread().name
+        self.lefts[name] = self.lefts.get(name, 3) - 1
+        return float(self.lefts[name])
+
+    def excuses(self, host: str) -> bool:
+        return host == "pi2"
+
+    def end(self) -> list[str]:
+        self.ended = True
+        return ["server pi2 has not taken its place again"]
+
+
+def test_who_was_killed_on_purpose_has_not_died_and_power_comes_back(
+    shelf: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "AGAIN_S", 0.0)
+    run.note(nemesis={"killed_clients": ["pi1.0"]})
+    gone: dict[str, Any] = {"alive": False, "stopped": False, "result": False, "tail": []}
+    rows = [server("pi1.0", **gone), server("pi1.1", **gone), server("pi1.0", **gone)]
+    shelf.servers = {"pi1": [{**row, "role": "client"} for row in rows[:2]] + rows[2:]}
+    shelf.answers["watch"] = HostError("the connection was lost")
+    monkeypatch.setattr(run, "appending", lambda *_, **__: contextlib.nullcontext(io.StringIO()))
+    disturber = Disturber()
+    deaths, silent = processes.wait_for_clients(shelf, run, 5.0, disturber)
+    assert disturber.ended
+    assert deaths == [
+        "server pi2 has not taken its place again",
+        "pi1: client pi1.1 died; its log is empty",
+        "pi1: server pi1.0 died; its log is empty",
+    ]
+    assert set(silent) == {"pi1", "pi3"}
+    watched = [host for step, host, _ in shelf.asked if step == "watch"]
+    assert sorted(watched) == ["pi1", "pi2", "pi2", "pi3"]
 
 
 def test_figures_are_those_of_the_servers_that_tell_them(shelf: Any, run: Run) -> None:
