@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from analysis.history import OK
 from cluster import collect as collecting
 from cluster import release, runs, schedule
 from cluster.command import LOGS, ROOT, cluster_task
@@ -78,11 +79,18 @@ def soak(  # noqa: PLR0913 - each is an option
                     chosen = replace(checked, seed=checked.seed + len(rows))
                     nemesis = nemesis_of(part, faults, chosen, durable=durable)
                     view.begin(quiet, chosen.seed, nemesis.report.made)
-                    summary = perform(part, servers, chosen, _show, built=built, nemesis=nemesis)
+                    violation: VerdictError | None = None
+                    try:
+                        summary = perform(
+                            part, servers, chosen, _show, built=built, nemesis=nemesis
+                        )
+                    except VerdictError as error:
+                        violation, summary = error, error.result
                     rows.append(_row(summary, chosen))
                     view.end(rows[-1])
                     _keep(folder, rows)
-                    _refuse_violation(summary)
+                    if violation:
+                        raise violation
                     _tidy(part, summary)
         except VerdictError as error:
             raise VerdictError(_kept(str(error)), _told(rows)) from error
@@ -102,24 +110,15 @@ def _row(summary: dict[str, Any], options: ClientOptions) -> dict[str, Any]:
         "commands": summary["commands"],
         "unknown": summary["unknown"],
         "faults": faults["made"],
-        "verdict": _verdict(summary) or "none",
+        "verdict": summary["verdict"]["verdict"],
         "worst_recovery_s": faults["worst_recovery_s"],
     }
-
-
-def _verdict(summary: dict[str, Any]) -> str | None:
-    return (summary.get("verdict") or {}).get("verdict")
-
-
-def _refuse_violation(summary: dict[str, Any]) -> None:
-    if _verdict(summary) == "violated":
-        raise VerdictError("\n".join(summary["verdict"].get("reasons", ["a promise was broken"])))
 
 
 def _tidy(operator: Operator, summary: dict[str, Any]) -> None:
     """Remove what a good run has left on the hosts; of one that is ok, its histories here too."""
     collecting.purge(operator, {host.name: [summary["run"]] for host in operator.cluster.hosts})
-    if _verdict(summary) == "ok":
+    if summary["verdict"]["verdict"] == OK:
         for path in (LOGS / summary["run"]).glob(HISTORIES):
             path.unlink()
 
