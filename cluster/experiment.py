@@ -176,7 +176,8 @@ def _ask_servers(operator: Operator, run: Run) -> list[str]:
     with run.step("ask servers"):
         deadline_s = time.monotonic() + SETTLE_TIMEOUT_S
         figures = processes.server_figures(operator, run)
-        while (unsettled := health.unsettled(figures)) and time.monotonic() < deadline_s:
+        servers = run.manifest["servers"]
+        while (unsettled := health.unsettled(figures, servers)) and time.monotonic() < deadline_s:
             time.sleep(_SETTLE_POLL_S)
             figures = processes.server_figures(operator, run)
         lost, unsafe = _find_damage(run, figures)

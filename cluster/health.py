@@ -1,6 +1,6 @@
 """What servers tell of themselves: are all ranges served, is anything lost?"""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rdht.ring import layout
@@ -51,8 +51,13 @@ def unsafe_servers(figures: Mapping[str, Figures]) -> list[str]:
     return sorted(name for name, one in figures.items() if one.get("unsafe"))
 
 
-def unsettled(figures: Mapping[str, Figures]) -> list[str]:
-    """Return a line for each server on which keys are locked or transactions in doubt."""
+def unsettled(figures: Mapping[str, Figures], servers: Iterable[str]) -> list[str]:
+    """Return a line for each of the servers on which keys are locked or transactions in doubt.
+
+    While one is away, or not yet back, what it has voted on waits for it: then there is none.
+    """
+    if not all(figures.get(name, {}).get("ranges") for name in servers) or not all_served(figures):
+        return []
     return [
         f"server {name}: {one['locks']} keys locked, {one['in_doubt']} transactions in doubt"
         for name, one in figures.items()

@@ -35,7 +35,7 @@ def test_the_tasks_chain_to_a_whole_experiment(idle: Checkout) -> None:
         assert set(figures["processes_cores"]) == {f"server {host}", f"client {host}"}
     assert sum(int(row["commands"]) for row in rows) == summary["commands"]
     steps = [step["step"] for step in idle.manifest()["steps"]]
-    assert steps == ["facts", "start-servers", "start-clients"]
+    assert steps == ["facts", "start-servers", "read clocks", "start-clients"]
 
 
 def test_a_number_of_commands_ends_the_clients_and_can_be_reproduced(idle: Checkout) -> None:

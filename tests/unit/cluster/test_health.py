@@ -64,9 +64,13 @@ def test_an_unsafe_server_is_named() -> None:
 
 
 def test_what_a_server_has_not_settled_is_a_line() -> None:
-    told: dict[str, dict[str, Any]] = {
-        "pi1": {"locks": 0, "in_doubt": 0},
-        "pi2": {"locks": 2, "in_doubt": 1},
-        "pi3": {"error": "no answer"},
+    told = {
+        "pi1": figures(_0="serving") | {"locks": 0, "in_doubt": 0},
+        "pi2": figures(_1="serving") | {"locks": 2, "in_doubt": 1},
     }
-    assert health.unsettled(told) == ["server pi2: 2 keys locked, 1 transactions in doubt"]
+    line = "server pi2: 2 keys locked, 1 transactions in doubt"
+    assert health.unsettled(told, ["pi1", "pi2"]) == [line]
+    # What one that is away has voted on waits for it.
+    assert health.unsettled(told, ["pi1", "pi2", "pi3"]) == []
+    assert health.unsettled(told | {"pi3": {"error": "no answer"}}, ["pi1", "pi2", "pi3"]) == []
+    assert health.unsettled(told | {"pi1": figures(_0="joining")}, ["pi1", "pi2"]) == []

@@ -273,6 +273,7 @@ def test_a_run_notes_what_its_servers_tell_and_what_is_lost(shelf: Any, run: Run
 def test_servers_are_asked_again_until_they_have_settled(
     shelf: Any, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run.note(servers=["pi1.0"])
     busy = {"ranges": SERVING, "locks": 1, "in_doubt": 1}
     answers = iter([{"pi1.0": busy}, {"pi1.0": busy}, {"pi1.0": {**busy, "locks": 0}}])
     monkeypatch.setattr(processes, "server_figures", lambda *_: next(answers))
