@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from analysis.linearizability import NEVER, Call
+from analysis.register import NEVER, Call
 from rdht.errors import ConfigurationError
 from rdht.messages import Operation
 from rdht.parts import Result

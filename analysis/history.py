@@ -16,15 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from analysis import foreign
-from analysis.linearizability import (
-    NEVER,
-    Call,
-    Register,
-    Transaction,
-    UndecidedError,
-    explain_disorder,
-    find_order,
-)
+from analysis.disorder import explain_disorder
+from analysis.linearizability import UndecidedError, find_order
+from analysis.register import NEVER, Call, Register, Transaction
 from analysis.smallest import smallest
 from rdht.errors import ConfigurationError
 from rdht.execution import Outcome

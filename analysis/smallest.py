@@ -1,19 +1,21 @@
 """The smallest part of a key's history that shows that it cannot have been.
 
-Nothing is taken away that could turn a good history into a bad one: of a write that is left out the
-effect stays, at any time from its beginning on; only its end is forgotten.
+Nothing is taken away that could turn a good history into a bad one: a write that is left out stays
+as one that need not have had an effect, and else may have had it, where it was told to have had it,
+at any time from its beginning on.
 """
 
 from collections.abc import Callable, Sequence
 
-from analysis.linearizability import NEVER, Call, Register, UndecidedError, find_order
+from analysis.linearizability import UndecidedError, find_order
+from analysis.register import NEVER, Call, Register
 from rdht.messages import Operation
 
 
 def smallest(calls: Sequence[Call], start: Register, *, has_versions: bool = True) -> list[Call]:
     """Return calls of a history that has no order, so few that with one less it may have one.
 
-    They come with the writes whose values they met, of which only that they were counts.
+    They come with the writes whose values they met, of which only when they began counts.
     """
 
     def is_bad(chosen: Sequence[Call]) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from analysis.history import OK, UNKNOWN, VIOLATED, as_json, judge, transactions_of
-from analysis.linearizability import Register, Transaction
+from analysis.register import Register, Transaction
 from rdht.errors import ConfigurationError
 from rdht.history import read
 from rdht.scan import hash_value

@@ -11,7 +11,7 @@ import time
 from rich.console import Console
 
 from analysis.history import judge
-from analysis.linearizability import NEVER, Call, Register, Transaction, carry_out
+from analysis.register import NEVER, Call, Register, Transaction, carry_out
 from rdht.messages import Operation
 
 CLIENTS = 40

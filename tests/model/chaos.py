@@ -34,7 +34,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from analysis.linearizability import NEVER, Call, Transaction, explain_disorder, find_order
+from analysis.disorder import explain_disorder
+from analysis.linearizability import find_order
+from analysis.register import NEVER, Call, Transaction
 from rdht import log, roster
 from rdht.authentication import make_secret
 from rdht.client import Client, Pipeline, observe

@@ -27,14 +27,9 @@ from operator import attrgetter
 from typing import Any, NamedTuple, TextIO
 from unittest import mock
 
-from analysis.linearizability import (
-    NEVER,
-    Call,
-    Transaction,
-    UndecidedError,
-    explain_disorder,
-    find_order,
-)
+from analysis.disorder import explain_disorder
+from analysis.linearizability import UndecidedError, find_order
+from analysis.register import NEVER, Call, Transaction
 from rdht import memory, parts
 from rdht.coordinator import Command
 from rdht.execution import Execution, Outcome

@@ -8,16 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import linearizability
-from analysis.linearizability import (
-    NEVER,
-    Call,
-    Register,
-    Transaction,
-    UndecidedError,
-    carry_out,
-    explain_disorder,
-    find_order,
-)
+from analysis.disorder import explain_disorder
+from analysis.linearizability import UndecidedError, find_order
+from analysis.register import NEVER, Call, Register, Transaction, carry_out
+from analysis.shortcuts import is_impossible, order_by_versions
 from rdht.messages import Operation
 from rdht.parts import Result
 
@@ -119,12 +113,50 @@ def test_many_unknown_writes_do_not_keep_it_busy() -> None:
     assert find_order(history) is not None
 
 
+NEEDS_A_SEARCH = [unknown(0, b"x"), Call(KEY, CAS, 0.1, value=b"y"), put(1, 2, b"z", 2)]
+
+
 def test_too_many_possibilities_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linearizability, "MOST_STATES", 1000)
-    history = [unknown(0, b"u%d" % at) for at in range(40)]
-    history += [get(1, 2, b"u3", 30), put(3, 4, b"a", 29)]
+    order = find_order(NEEDS_A_SEARCH)
+    assert order is not None
+    assert [call.value for call in order] == [b"y", b"x", b"z"]
+    monkeypatch.setattr(linearizability, "MOST_STATES", -1)
     with pytest.raises(UndecidedError):
-        find_order(history)
+        find_order(NEEDS_A_SEARCH)
+
+
+def test_of_two_writes_of_one_kind_the_one_that_was_met_is_found() -> None:
+    calls = [
+        unknown(0, b"x"),
+        unknown(0.1, b"y"),
+        Call(KEY, CAS, 0.2, value=b"z"),  # can only have been the first, or never
+        put(1, 2, b"a", 2),
+        get(3, 4, b"a", 3),
+    ]
+    met = [*calls, get(1, 2, b"y", 2)]
+    for history in (calls, met):
+        search = linearizability._Search(history, Register(), has_versions=True)
+        assert search.run(Register()) is not None
+
+
+def plain(operation: Operation, called_s: float, ended_s: float, value: bytes) -> Call:
+    told = Result(True, 0, value if operation is GET else b"")
+    return Call(KEY, operation, called_s, ended_s, b"" if operation is GET else value, told=told)
+
+
+def test_values_that_were_written_once_stood_one_after_the_other() -> None:
+    first = [plain(PUT, 0, 1, b"x"), plain(GET, 4, 5, b"x")]  # stood from 1 to 4
+    for others, is_bad in (
+        ([plain(PUT, 2, 3, b"y")], True),  # within
+        ([plain(PUT, 0, 3, b"y")], False),  # may have been before
+        ([plain(PUT, 2, 9, b"y")], False),
+        ([plain(PUT, 0, 3, b"y"), plain(GET, 3.5, 6, b"y")], True),  # stood from 3 to 3.5
+        ([plain(PUT, 4, 4.2, b"y"), plain(GET, 6, 7, b"y")], False),  # from 4.2 on
+        ([plain(PUT, 0, 4, b"y"), plain(GET, 4.5, 6, b"y")], False),  # from 4 on: it just fits
+    ):
+        calls = [*first, *others]
+        assert is_impossible(calls, Register(), has_versions=False) == is_bad, others
+        assert (find_order(calls, has_versions=False) is None) == is_bad, others
 
 
 MOMENT = [
@@ -290,5 +322,12 @@ def test_it_agrees_with_trying_all_orders_on_thousands_of_small_histories(
             calls = spoil(chance, calls, has_versions=has_versions)
         expected = try_all(calls, has_versions=has_versions)
         assert (find_order(calls, has_versions=has_versions) is not None) == expected, calls
+        # The search by itself, and what is known before it.
+        search = linearizability._Search(calls, Register(), has_versions=has_versions)
+        assert (search.run(Register()) is not None) == expected, calls
+        if expected:
+            assert not is_impossible(calls, Register(), has_versions=has_versions), calls
+        elif has_versions:
+            assert order_by_versions(calls, Register()) is None, calls
         verdicts[expected] += 1
     assert min(verdicts.values()) > 5000 / 4

@@ -6,7 +6,7 @@ import pytest
 
 from analysis import foreign
 from analysis.history import OK, VIOLATED, judge_files
-from analysis.linearizability import NEVER, Call
+from analysis.register import NEVER, Call
 from rdht.errors import ConfigurationError
 from rdht.messages import Operation
 from rdht.parts import Result
