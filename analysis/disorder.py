@@ -1,14 +1,23 @@
-"""Whether commands on many keys could each have been done at one moment, by the versions told."""
+"""Whether commands on many keys could each have been done at one moment, by the versions told.
+
+The versions of a key are one more with each write, so they give the order of what touched it.
+These orders, and the order in time of commands of which one had ended before the other began, must
+not form a circle. Of those of unknown outcome it judges those whose effect was seen.
+"""
 
 import bisect
 import itertools
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from analysis.register import NEVER, Call, Transaction
+from analysis.register import NEVER, Call, Register, Transaction
 from rdht.messages import Operation
 from rdht.parts import Result
+
+_MOST_TRIED = 20  # transactions of a circle from which a shorter one is looked for
+_ABSENT = Register()
+_Edge = tuple[int, int]  # the first must come before the second
 
 
 class Disorder(NamedTuple):
@@ -22,130 +31,168 @@ class Disorder(NamedTuple):
         return f"{self.why}: {', '.join(map(str, self.transactions))}"
 
 
-def explain_disorder(transactions: Sequence[Transaction]) -> Disorder | None:
+def explain_disorder(
+    transactions: Sequence[Transaction], start: Mapping[bytes, Register] | None = None
+) -> Disorder | None:
     """Return why no order of the transactions explains the versions that they were told.
 
-    Every value is to be written once only. The versions of a key are one more with each write, so
-    they give the order of what touched it; these orders and the order in time of those of which
-    one had ended before the other began must not form a circle. This finds all that is wrong among
-    those that are done. Of those with unknown outcome it judges those whose effect was seen.
+    `start` has what stood at keys before. Nothing that can be is called a disorder; and all that
+    cannot be is found, if the outcome of all is known.
     """
-    places = _Places(transactions)
-    return places.fault or _find_circle(transactions, places.edges())
+    places = _Places(transactions, start or {})
+    return places.fault or _find_circle(transactions, places)
 
 
 class _Places:
     """Which transaction wrote each version of each key, and which ones met it."""
 
-    def __init__(self, transactions: Sequence[Transaction]) -> None:
+    def __init__(
+        self, transactions: Sequence[Transaction], start: Mapping[bytes, Register]
+    ) -> None:
         self.fault: Disorder | None = None
         self._transactions = transactions
+        self._start = start
         self._writers: dict[bytes, dict[int, int]] = defaultdict(dict)  # by version
         self._readers: dict[bytes, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
-        self._last: Counter[bytes] = Counter()  # version of each key
-        self._seen: set[int] = set()  # of unknown outcome, took effect
-        self._by_value = {
-            (call.key, call.value): at
-            for at, transaction in enumerate(transactions)
-            for call in transaction.calls
-            if call.value
-        }
-        for at, transaction in enumerate(transactions):
-            for call in transaction.calls:
-                if call.told is not None:
-                    self._take(at, call, call.told)
-        for at, transaction in enumerate(transactions):
-            for call in transaction.calls:
-                if call.told is not None and call.operation is Operation.GET:
-                    self._look(at, call, call.told)
-        self._place_seen()
+        self._values: dict[bytes, dict[int, bytes]] = defaultdict(dict)  # that stood there
+        self._free: dict[bytes, list[int]] = {}  # versions of which nobody knows who wrote them
+        self._late: list[tuple[bytes, int]] = []  # a key, and who wrote it after all that was told
+        seen = self._take_all()
+        for at in sorted(seen):
+            self._place(at, seen[at])
 
-    def edges(self) -> Iterable[tuple[int, int]]:
-        """Yield pairs of which the first must come before the second."""
+    def edges(self, fresh: Iterator[int]) -> Iterator[_Edge]:
+        """Yield pairs of which the first must come before the second; `fresh` are new places."""
+        last: dict[bytes, int] = {}
         for key in self._writers.keys() | self._readers.keys():
             writers, readers = self._writers[key], self._readers[key]
-            before: list[int] = []
+            before = None
             for version in sorted({*writers, *readers}):
                 if version in writers:
-                    yield from ((one, writers[version]) for one in before)
-                    before = [writers[version]]
+                    if before is not None:
+                        yield before, writers[version]
+                    before = writers[version]
                 if version in readers:
-                    yield from ((one, other) for one in before for other in readers[version])
-                    before = readers[version] or before
+                    after = next(fresh)
+                    for at in readers[version]:
+                        if before is not None:
+                            yield before, at
+                        yield at, after
+                    before = after
+            if before is not None:
+                last[key] = before
+        yield from ((last[key], at) for key, at in self._late if key in last)
 
-    def _take(self, at: int, call: Call, told: Result) -> None:
-        version = told.version
-        if call.operation is not Operation.GET and told.found:
-            self._write(at, call, version + 1)
-            if call.operation is Operation.CAS and version != call.version:
-                self._blame("a cas met another version than it expected", at)
+    def _take_all(self) -> dict[int, set[bytes]]:
+        """Note who wrote and met what; return who has unknown outcome and was seen, and where."""
+        gets: list[tuple[int, Call, Result]] = []
+        unsure: dict[tuple[bytes, bytes], list[int]] = defaultdict(list)
+        for at, transaction in enumerate(self._transactions):
+            for call in transaction.calls:
+                told = call.told
+                if told is None:
+                    if call.operation is not Operation.GET:
+                        unsure[call.key, call.value].append(at)
+                elif call.operation is Operation.GET:
+                    self._readers[call.key][told.version].append(at)
+                    gets.append((at, call, told))
+                elif told.found:
+                    self._write(at, call, told.version + 1)
+                    if call.operation is Operation.CAS and told.version != call.version:
+                        self._blame("a cas met another version than it expected", at)
+                else:
+                    self._readers[call.key][told.version].append(at)
+        seen: dict[int, set[bytes]] = defaultdict(set)
+        for at, call, told in gets:
+            if told.found:
+                self._look(at, call, told, unsure, seen)
+        return seen
+
+    def _look(
+        self,
+        at: int,
+        call: Call,
+        told: Result,
+        unsure: Mapping[tuple[bytes, bytes], Sequence[int]],
+        seen: dict[int, set[bytes]],
+    ) -> None:
+        """Find the writer of what a get was told."""
+        key, (_, version, value) = call.key, told
+        first = self._start.get(key, _ABSENT)
+        writer = self._writers[key].get(version)
+        if version == first.version:
+            if value != first.value:
+                self._blame(f"a get of {key!r} met a value that nobody wrote", at)
+        elif version in self._values[key]:
+            if value != self._values[key][version]:
+                also = [] if writer is None else [writer]
+                self._blame(f"a get of {key!r} met another value than was written", *also, at)
+        elif writer is not None:
+            self._blame(f"a get of {key!r} met a value where it was deleted", writer, at)
         else:
-            self._readers[call.key][version].append(at)
-        self._last[call.key] = max(self._last[call.key], version)
+            self._values[key][version] = value
+            writers = unsure.get((key, value), ())
+            if not writers:
+                self._blame(f"a get of {key!r} met a value that nobody wrote", at)
+            elif len(writers) == 1:
+                self._writers[key][version] = writers[0]
+                if key in seen[writers[0]]:
+                    self._blame(f"what was written to {key!r} once was there twice", *writers, at)
+                seen[writers[0]].add(key)
 
     def _write(self, at: int, call: Call, version: int) -> None:
         other = self._writers[call.key].setdefault(version, at)
         if other != at:
             self._blame(f"two wrote version {version} of {call.key!r}", other, at)
-        self._last[call.key] = max(self._last[call.key], version)
+        if call.operation is not Operation.DELETE:
+            self._values[call.key][version] = call.value
 
     def _blame(self, why: str, *concerned: int) -> None:
         self.fault = Disorder(why, tuple(self._transactions[at] for at in concerned))
 
-    def _look(self, at: int, call: Call, told: Result) -> None:
-        """Find the writer of what a get was told."""
-        if not told.found:
-            return
-        writer = self._by_value.get((call.key, told.value))
-        if writer is None:
-            self._blame(f"a get of {call.key!r} met a value that nobody wrote", at)
-            return
-        if any(one.told is None for one in self._transactions[writer].calls):
-            self._seen.add(writer)
-            self._write(writer, call, told.version)
-        elif self._writers[call.key].get(told.version) != writer:
-            self._blame(f"a get of {call.key!r} met another value than was written", writer, at)
+    def _place(self, at: int, seen: set[bytes]) -> None:
+        """Have what was seen on one key come after all on those where it has left no version."""
+        for call in self._transactions[at].calls:
+            if call.operation is not Operation.PUT or call.key in seen:
+                continue
+            values = self._values[call.key]
+            if all(values.get(one, call.value) != call.value for one in self._gaps(call.key)):
+                self._late.append((call.key, at))
 
-    def _place_seen(self) -> None:
-        """Check that there is a version on each key of a transaction that was seen on one."""
-        for at in self._seen:
-            for call in self._transactions[at].calls:
-                writers = self._writers[call.key]
-                if at in writers.values():
-                    continue
-                free = [one for one in range(1, self._last[call.key] + 1) if one not in writers]
-                if not free:
-                    self._blame(f"half done, and not on {call.key!r}", at)
-                elif len(free) == 1:
-                    self._write(at, call, free[0])
+    def _gaps(self, key: bytes) -> list[int]:
+        """Return the versions of a key of which nobody knows who wrote them."""
+        if key not in self._free:
+            writers, first = self._writers[key], self._start.get(key, _ABSENT).version
+            last = max([first, *writers, *self._readers[key]])
+            self._free[key] = [one for one in range(first + 1, last + 1) if one not in writers]
+        return self._free[key]
 
 
-def _find_circle(
-    transactions: Sequence[Transaction], edges: Iterable[tuple[int, int]]
-) -> Disorder | None:
+def _find_circle(transactions: Sequence[Transaction], places: _Places) -> Disorder | None:
     """Return transactions that would each have to come before the other."""
     count = len(transactions)
-    after: list[list[int]] = [[] for _ in range(2 * count)]
-    owed = [0] * (2 * count)  # how many must still come before
-    for one, other in itertools.chain(edges, _edges_of_time(transactions)):
+    after: dict[int, list[int]] = defaultdict(list)
+    owed: dict[int, int] = defaultdict(int)  # how many must still come before
+    edges = itertools.chain(places.edges(itertools.count(2 * count)), _edges_of_time(transactions))
+    for one, other in edges:
         if one != other:
             after[one].append(other)
             owed[other] += 1
-    ready = [one for one in range(2 * count) if not owed[one]]
+    ready = [one for one in after if one not in owed]
     while ready:
-        for other in after[ready.pop()]:
+        for other in after.get(ready.pop(), ()):
             owed[other] -= 1
             if not owed[other]:
                 ready.append(other)
-    left = [one for one in range(count) if owed[one]]
+    left = {one for one, many in owed.items() if many}
     if not left:
         return None
-    circle = _walk(left[0], after, owed)
+    circle = _shortest(after, left, count)
     why = "each would have to come before the next, in a circle"
-    return Disorder(why, tuple(transactions[at] for at in circle if at < count))
+    return Disorder(why, tuple(transactions[at] for at in circle))
 
 
-def _edges_of_time(transactions: Sequence[Transaction]) -> Iterator[tuple[int, int]]:
+def _edges_of_time(transactions: Sequence[Transaction]) -> Iterator[_Edge]:
     """Put a moment at each end; yield what leads to it, to the next one, and from it."""
     count = len(transactions)
     by_end = sorted(range(count), key=lambda at: transactions[at].ended_s)
@@ -161,10 +208,45 @@ def _edges_of_time(transactions: Sequence[Transaction]) -> Iterator[tuple[int, i
             yield count + place - 1, at
 
 
-def _walk(start: int, after: list[list[int]], owed: list[int]) -> list[int]:
-    """Return a circle among the nodes that are still owed something."""
-    before = {other: one for one in range(len(after)) if owed[one] for other in after[one]}
-    path = [start]
-    while before[path[-1]] not in path:
-        path.append(before[path[-1]])
-    return path[path.index(before[path[-1]]) :][::-1]
+def _shortest(after: Mapping[int, Sequence[int]], left: set[int], count: int) -> list[int]:
+    """Return the transactions of a circle among those left, the shortest through one of them."""
+    before = {other: one for one in left for other in after.get(one, ()) if other in left}
+    at = next(iter(left))
+    path: dict[int, None] = {}
+    while at not in path:  # back, until one comes again
+        path[at] = None
+        at = before[at]
+    circle = list(path)[list(path).index(at) :]
+    tried = [one for one in circle if one < count][:_MOST_TRIED]
+    return min((_circle_through(one, after, left, count) for one in tried), key=len)
+
+
+def _circle_through(
+    start: int, after: Mapping[int, Sequence[int]], left: set[int], count: int
+) -> list[int]:
+    """Return the fewest transactions that lead from one back to itself, over places and moments."""
+    came: dict[int, int] = {}
+    far = {start: 0}
+    queue = deque([start])
+    done: set[int] = set()
+    while queue:
+        one = queue.popleft()
+        if one in done:
+            continue
+        done.add(one)
+        for other in after.get(one, ()):
+            if other == start:
+                return [at for at in _back(one, came) if at < count]
+            further = far[one] + (other < count)
+            if other in left and further < far.get(other, len(left) + 1):
+                far[other] = further
+                came[other] = one
+                (queue.append if other < count else queue.appendleft)(other)
+    return list(range(count))
+
+
+def _back(at: int, came: Mapping[int, int]) -> list[int]:
+    path = [at]
+    while path[-1] in came:
+        path.append(came[path[-1]])
+    return path[::-1]

@@ -18,6 +18,7 @@ from typing import Any
 from analysis import foreign
 from analysis.disorder import explain_disorder
 from analysis.linearizability import UndecidedError, find_order
+from analysis.moments import has_order
 from analysis.register import NEVER, Call, Register, Transaction
 from analysis.smallest import smallest
 from rdht.errors import ConfigurationError
@@ -87,8 +88,13 @@ def judge(
     if not transactions:
         judgement.doubts.append("it holds no command")
     found = _judge_keys(by_key, start or {}, judgement, has_versions=has_versions)
-    if judgement.counts["many"] and not found:
-        found = _judge_many(transactions, judgement)
+    if judgement.counts["many"] and not found and not has_order(transactions, start):
+        found = _judge_many(transactions, start or {})
+        if not found:
+            judgement.doubts.append(
+                "commands on many keys are not judged: those of unknown outcome could have been in "
+                "too many orders"
+            )
     if found and not is_complete:
         judgement.doubts.append(f"histories are missing, which may explain it: {found[0].text}")
     else:
@@ -128,18 +134,11 @@ def _judge_keys(
     return found
 
 
-def _judge_many(transactions: Sequence[Transaction], judgement: Judgement) -> list[Violation]:
+def _judge_many(
+    transactions: Sequence[Transaction], start: Mapping[bytes, Register]
+) -> list[Violation]:
     """Return what is wrong with commands on many keys, which must be done at one moment."""
-    written = [
-        (call.key, call.value)
-        for transaction in transactions
-        for call in transaction.calls
-        if call.value
-    ]
-    if len(set(written)) < len(written):
-        judgement.doubts.append("commands on many keys are not judged, as values repeat")
-        return []
-    disorder = explain_disorder(transactions)
+    disorder = explain_disorder(transactions, start)
     if disorder is None:
         return []
     calls = [call for transaction in disorder.transactions for call in transaction.calls]

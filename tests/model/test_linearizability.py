@@ -187,7 +187,24 @@ def test_an_unknown_command_must_be_whole_once_it_was_seen() -> None:
     seen = lone(get(1, 2, b"a", 1))
     assert explain_disorder([half, *lone(get(1, 2, None, 0, OTHER))]) is None
     assert explain_disorder([half, *seen, *lone(get(3, 4, b"b", 1, OTHER))]) is None
-    assert "half done" in str(explain_disorder([half, *seen, *lone(get(3, 4, None, 0, OTHER))]))
+    assert "circle" in str(explain_disorder([half, *seen, *lone(get(3, 4, None, 0, OTHER))]))
+    # Both reads at the same time: the other one may have been the first.
+    assert explain_disorder([half, *seen, *lone(get(1, 2, None, 0, OTHER))]) is None
+
+
+def test_what_stood_there_before_was_written_by_nobody() -> None:
+    read = lone(get(0, 1, b"x", 1))
+    whole = Transaction((put(2, 3, b"a", 1), put(2, 3, b"b", 0, OTHER)))
+    assert "nobody wrote" in str(explain_disorder([*read, whole]))
+    assert explain_disorder([*read, whole], {KEY: Register(b"x", 1)}) is None
+
+
+def test_a_circle_is_shown_by_as_few_as_there_can_be() -> None:
+    long = [Transaction((put(at, at + 0.5, b"%d" % at, at),)) for at in range(50)]
+    stale = Transaction((get(60, 61, b"7", 8), get(60, 61, b"49", 50)))
+    disorder = explain_disorder([*long, stale])
+    assert disorder is not None
+    assert set(disorder.transactions) == {long[8], stale}
 
 
 def make(chance: random.Random, size: int, *, has_versions: bool = True) -> list[Call]:

@@ -108,9 +108,39 @@ def test_half_of_a_command_on_many_keys_is_a_violation() -> None:
     assert len(judged.violations[0].calls) == 4
 
 
-def test_commands_on_many_keys_are_not_judged_where_values_repeat() -> None:
+def test_commands_on_many_keys_are_judged_where_values_repeat_too() -> None:
     again = put(b"a", (2.0, 3.0), b"1", 1)
-    assert judge([BOTH, *lone(again)]).verdict == UNKNOWN
+    torn = Transaction((get(b"a", (4.0, 5.0), b"1", 2), get(b"b", (4.0, 5.0), b"", 0)))
+    assert judge([BOTH, *lone(again)]).verdict == OK
+    assert judge([BOTH, *lone(again), torn]).verdict == VIOLATED
+
+
+def open_put(key: bytes, value: bytes) -> Call:
+    return Call(key, PUT, 0.0, value=value, process="c3")
+
+
+# Of unknown outcome; it was seen on the key a.
+SEEN = [
+    Transaction((open_put(b"a", b"1"), open_put(b"b", b"2"))),
+    *lone(get(b"a", (1.0, 2.0), b"1", 1)),
+]
+
+
+def test_a_command_that_was_seen_may_not_have_left_something_out() -> None:
+    gone = lone(get(b"b", (3.0, 4.0), b"", 0))
+    assert judge([*SEEN, *gone]).verdict == VIOLATED
+    assert judge([*SEEN, *lone(get(b"b", (1.0, 2.0), b"", 0))]).verdict == OK
+
+
+def test_what_could_be_of_a_command_that_was_seen_or_of_another_is_not_ok_for_sure() -> None:
+    after = lone(put(b"b", (5.0, 6.0), b"3", 1))  # somebody wrote version 1 before
+    other = lone(open_put(b"b", b"4"))
+    assert judge([*SEEN, *after]).verdict == OK
+    assert judge([*SEEN, *after, *other]).verdict == OK
+    # The other one did, as the key was still empty when the first had been seen. So it was torn.
+    empty = lone(get(b"b", (3.0, 4.0), b"", 0))
+    last = lone(get(b"b", (7.0, 8.0), b"3", 2))
+    assert judge([*SEEN, *after, *other, *empty, *last]).verdict != OK
 
 
 # The smallest part.
