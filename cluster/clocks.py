@@ -28,8 +28,10 @@ def measure(operator: Operator, hosts: tuple[Host, ...] | None = None) -> dict[s
     own_id = own.read_text(encoding="ascii").strip() if own.exists() else None
     bounds: dict[str, tuple[float, float]] = {}
     boots: dict[str, str] = {}
-    for _ in range(_READINGS):
-        answers = operator.each("clock", Call("facts.clock"), preview=_PREVIEW, hosts=hosts)
+    asked = operator.cluster.hosts if hosts is None else hosts
+    for _ in range(1 if operator.dry_run else _READINGS):
+        answers = operator.each("clock", Call("facts.clock"), preview=_PREVIEW, hosts=asked)
+        asked = tuple(host for host in asked if host.name in answers.values)  # waited for once
         for host, answer in answers.values.items():
             if "asked_s" in answer:  # this is no dry run
                 shown_s, (low_s, high_s) = answer["monotonic_s"], bounds.get(host, _UNKNOWN)

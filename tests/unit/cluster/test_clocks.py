@@ -10,7 +10,7 @@ import pytest
 from cluster import clocks
 from cluster.console import Screen
 from cluster.fanout import Results
-from cluster.inventory import Cluster
+from cluster.inventory import Cluster, Host
 from cluster.operator import Operator
 
 OFFSETS_S = {"pi1": 1000.0, "pi2": -0.25}
@@ -23,8 +23,10 @@ class Ask:
         self.now_s = 50.0
         self.chance = random.Random(1)
         self.boot_ids = {"pi1": "one", "pi2": "two"}
+        self.asked: list[list[str]] = []  # hosts, each time
 
-    def __call__(self, step: str, *_: object, **_named: object) -> Results:
+    def __call__(self, step: str, *_: object, hosts: tuple[Host, ...], **_named: object) -> Results:
+        self.asked.append([host.name for host in hosts])
         results = Results(step)
         for host, offset_s in OFFSETS_S.items():
             asked_s = self.now_s
@@ -69,3 +71,17 @@ def test_a_host_of_our_own_boot_has_our_clock(
     ask.boot_ids["pi2"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     found = measure(make_cluster)["pi2"]
     assert (found["offset_s"], found["error_s"]) == (0.0, 0.0)
+
+
+def test_a_host_that_is_away_is_waited_for_once(
+    make_cluster: Callable[..., Cluster], ask: Ask
+) -> None:
+    measure(make_cluster)
+    assert ask.asked == [["pi1", "pi2", "pi3"], *[["pi1", "pi2"]] * (clocks._READINGS - 1)]
+
+
+def test_a_plan_has_a_line_a_host(
+    make_cluster: Callable[..., Cluster], capsys: pytest.CaptureFixture[str]
+) -> None:
+    clocks.measure(Operator(make_cluster(3), Screen(), dry_run=True))
+    assert len(capsys.readouterr().out.splitlines()) == 3
