@@ -79,8 +79,9 @@ def _judge(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     else:
         found = read_histories(folder, manifest)
         doubts = [*found.gaps, *_doubts(manifest)]
-        start = _start(options)
-        judged = judge(found.transactions, start=start, is_complete=not doubts)
+        # Replicas that were not compared are a gap in what is known, and none in the histories.
+        is_complete = not (found.gaps or manifest.get("lost_ranges"))
+        judged = judge(found.transactions, start=_start(options), is_complete=is_complete)
         broken += [one.text for one in judged.violations]
         doubts += judged.doubts
         told = {**as_json(judged), "clock_error_s": round(found.error_s, 6)}

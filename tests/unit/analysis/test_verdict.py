@@ -161,6 +161,18 @@ def test_what_the_servers_show_is_a_violation_by_itself(
     assert found["reasons"][0].startswith(reason)
 
 
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [({"replicas": None}, VIOLATED), ({"lost_ranges": {"3": ["pi4", "pi5"]}}, UNKNOWN)],
+)
+def test_only_what_histories_may_lack_excuses_what_they_show(
+    tmp_path: Path, write: Write, changed: dict[str, Any], expected: str
+) -> None:
+    write("pi1", [*WRITTEN, (10.002, 10.003, Command(GET, b"k"), Result(False, 0))])
+    assert verdict.of(tmp_path, manifest(CLOCKS))["verdict"] == VIOLATED
+    assert verdict.of(tmp_path, manifest(CLOCKS, **changed))["verdict"] == expected
+
+
 def test_a_file_that_is_damaged_is_named(tmp_path: Path, write: Write) -> None:
     path = write("pi1", WRITTEN)
     path.write_bytes(struct.pack("<Q", 7))
