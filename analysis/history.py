@@ -25,6 +25,7 @@ from rdht.errors import ConfigurationError
 from rdht.execution import Outcome
 from rdht.history import History, read
 from rdht.messages import Operation
+from rdht.ycsb import MIXES
 
 OK, VIOLATED, UNKNOWN = "ok", "violated", "unknown"
 EXITS = {OK: 0, VIOLATED: 3, UNKNOWN: 1}
@@ -260,6 +261,9 @@ def judge_files(paths: Sequence[Path]) -> Judgement:
     histories = [read(path) for path in ours]
     if len({history.boot_id for history in histories}) > 1:
         why = "these histories are by several hosts' clocks: fab assemble judges a collected run"
+        raise ConfigurationError(why)
+    if any(history.workload in MIXES for history in histories):
+        why = "records were written before these histories began: fab assemble judges such a run"
         raise ConfigurationError(why)
     transactions = [one for history in histories for one in transactions_of(history)]
     return judge(transactions, is_complete=not any(history.is_cut for history in histories))

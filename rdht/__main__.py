@@ -173,7 +173,8 @@ def _add_history(command: argparse.ArgumentParser) -> None:
 def _recorder(arguments: argparse.Namespace, name: str) -> Recorder | None:
     if arguments.history is None:
         return None
-    return Recorder(arguments.history, name, samples=arguments.sample)
+    workload = getattr(arguments, "workload", "")
+    return Recorder(arguments.history, name, samples=arguments.sample, workload=workload)
 
 
 def _add_records(command: argparse.ArgumentParser) -> None:

@@ -74,6 +74,7 @@ class History(NamedTuple):
     client: str
     boot_id: str  # of the host, whose clock the times are of
     is_sample: bool
+    workload: str  # empty if the client has none
     is_cut: bool
     entries: list[Entry]
 
@@ -86,7 +87,7 @@ def is_sampled(key: bytes) -> bool:
 class Recorder:
     """Writes the history of one client process; its threads may write at the same time."""
 
-    def __init__(self, path: Path, client: str, *, samples: bool) -> None:
+    def __init__(self, path: Path, client: str, *, samples: bool, workload: str = "") -> None:
         """Begin the file; OSError if there is no place for it.
 
         It stands beside what is there of clients before, whose effects may be seen in this one.
@@ -100,6 +101,7 @@ class Recorder:
         self._lock = threading.Lock()
         self._file = self._path.open("x+b")
         header = {"client": client, "boot_id": _boot_id(), "is_sample": samples}
+        header["workload"] = workload
         start = MAGIC + json.dumps(header).encode() + b"\n"
         os.posix_fallocate(self._file.fileno(), 0, _GROWTH_BYTES)
         self._map = mmap.mmap(self._file.fileno(), _GROWTH_BYTES)
@@ -229,10 +231,8 @@ def read(path: Path) -> History:
         if is_closed and not rows.is_at_end:
             why = f"{path}: a history that ends within a row"
             raise ConfigurationError(why)
-        return History(
-            header["client"], header["boot_id"], header["is_sample"], rows.is_cut, entries
-        )
-    except (ValueError, KeyError, IndexError, struct.error) as error:
+        return History(**header, is_cut=rows.is_cut, entries=entries)
+    except (ValueError, KeyError, IndexError, TypeError, struct.error) as error:
         why = f"{path}: a history with a damaged row: {error}"
         raise ConfigurationError(why) from error
 

@@ -208,8 +208,10 @@ def test_without_versions_values_are_what_is_met() -> None:
 def ours(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes a history of one client."""
 
-    def write(name: str, rows: list[tuple[Command, Result | None]]) -> Path:
-        recorder = Recorder(tmp_path / name, name, samples=False)
+    def write(
+        name: str, rows: list[tuple[Command, Result | None]], workload: str = "mixed"
+    ) -> Path:
+        recorder = Recorder(tmp_path / name, name, samples=False, workload=workload)
         for number, (command, told) in enumerate(rows):
             outcome = Outcome.UNKNOWN if told is None else Outcome.DONE
             one: Any = SimpleNamespace(sequence=number, commands=[command], outcome=outcome)
@@ -259,6 +261,7 @@ def test_a_violation_has_a_picture_and_a_document(
 
 def test_a_mistake_is_a_line_and_exit_code_2(ours: Callable[..., Path], tmp_path: Path) -> None:
     good = ours("history.bin", [(Command(PUT, b"k", b"x"), Result(True, 0))])
+    loaded = ours("history.1.bin", [(Command(GET, b"k"), Result(True, 1, b"y"))], "ycsb-a")
     other = tmp_path / "other.edn"
     other.write_text("{:process 0, :type :invoke, :f :read}", encoding="utf-8")
     for words, why in (
@@ -267,6 +270,7 @@ def test_a_mistake_is_a_line_and_exit_code_2(ours: Callable[..., Path], tmp_path
         ([good, "--picture", "why.pdf"], ".svg or .png"),
         ([good, other], "cannot be of one run"),
         ([other, other], "several files"),
+        ([good, loaded], "fab assemble"),
     ):
         code, out, error = run(*words)
         assert (code, out) == (2, "")
