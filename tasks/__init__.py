@@ -9,7 +9,7 @@ from typing import Any
 
 from analysis.history import VIOLATED
 from analysis.summary import assemble, is_complete
-from cluster import schedule
+from cluster import deeds_file, fault_presets, schedule
 from cluster.command import LAB, LOGS, NETNS, ROOT, STATE, desk
 from cluster.console import Screen
 from cluster.errors import ClusterError, HostError, UsageError, VerdictError
@@ -55,9 +55,9 @@ def nemesis_of(
     scene = scene_of(operator, durable=durable)
     assert options.seed is not None  # they were checked
     made = (
-        schedule.make(wanted, options.seed, options.duration, scene)
-        if wanted in schedule.PRESETS
-        else schedule.read(Path(wanted), options.duration, scene)
+        fault_presets.make(wanted, options.seed, options.duration, scene)
+        if wanted in fault_presets.PRESETS
+        else deeds_file.read(Path(wanted), options.duration, scene)
     )
     return nemesis_for(operator, made, scene)
 

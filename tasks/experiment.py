@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from cluster import presets, release, runs, schedule
+from cluster import fault_presets, presets, release, runs, schedule
 from cluster.command import LAB, LOGS, ROOT, STATE, cluster_task, load_cluster, task
 from cluster.console import Screen, show_compared, show_comparison, show_flaws, show_summary
 from cluster.errors import ClusterError
@@ -25,7 +25,7 @@ _DEMO = [("classic", 1), ("fast", 1), ("fast", 32)]  # profile and window of eac
     servers="only so many of the inventory's servers (default: all)",
     clients="only so many of the inventory's clients (default: all)",
     preset=f"how the original was debugged: {presets.NAMES}",
-    faults=f"what goes wrong on purpose meanwhile: {schedule.NAMES}, or a file of deeds",
+    faults=f"what goes wrong on purpose meanwhile: {fault_presets.NAMES}, or a file of deeds",
 )
 def run(  # noqa: PLR0913 - each is an option
     operator: Operator,

@@ -10,7 +10,7 @@ from typing import Any
 
 from analysis.history import OK
 from cluster import collect as collecting
-from cluster import release, runs, schedule
+from cluster import fault_presets, release, runs
 from cluster.command import LOGS, ROOT, cluster_task
 from cluster.console import LogScreen, Screen, show_flaws
 from cluster.errors import ClusterError, UsageError, VerdictError
@@ -34,7 +34,7 @@ class SoakOptions(ClientOptions):
 @cluster_task(
     takes=SoakOptions,
     hours="begin no run after so many hours",
-    faults=f"what goes wrong on purpose: {schedule.NAMES}, or a file of deeds",
+    faults=f"what goes wrong on purpose: {fault_presets.NAMES}, or a file of deeds",
     durable="servers keep on disk whatever they promise",
     workers="threads of each server",
 )

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import schedule
+from cluster import deeds_file, fault_presets, schedule
 from cluster.errors import UsageError
+from cluster.fault_presets import PRESETS, REJOIN_S
 from cluster.inventory import Cluster
 from cluster.schedule import (
     CLOCK,
@@ -17,8 +18,6 @@ from cluster.schedule import (
     KINDS,
     PAUSE,
     POWER,
-    PRESETS,
-    REJOIN_S,
     Deed,
     Scene,
     Schedule,
@@ -55,7 +54,7 @@ def test_every_deed_ends_before_the_end_is_left_alone(
 ) -> None:
     for seed in SEEDS:
         for duration_s in (8.0, 60.0):
-            made = schedule.make(name, seed, duration_s, scene_of(durable=durable))
+            made = fault_presets.make(name, seed, duration_s, scene_of(durable=durable))
             assert made.end_s <= duration_s - 1.5
             assert all(deed.until_s <= made.end_s + 0.01 for deed in made.deeds)
             assert all(deed.at_s >= 1.0 for deed in made.deeds)
@@ -70,7 +69,7 @@ def test_in_memory_no_range_loses_both_its_servers(
     assert scene.neighbours["pi1"] == {"pi2", "pi5"}
     met = 0
     for seed in SEEDS:
-        made = schedule.make(name, seed, LONG_S, scene)
+        made = fault_presets.make(name, seed, LONG_S, scene)
         for one, other in overlapping(made, REJOIN_S):
             both = scene.downed(one), scene.downed(other)
             met += all(both)
@@ -83,7 +82,7 @@ def test_in_memory_no_range_loses_both_its_servers(
 @pytest.mark.parametrize("name", PRESETS)
 def test_no_two_deeds_want_the_same_place(scene_of: Callable[..., Scene], name: str) -> None:
     scene = scene_of(durable=True)
-    made = schedule.make(name, 1, LONG_S, scene)
+    made = fault_presets.make(name, 1, LONG_S, scene)
     for one, other in overlapping(made):
         assert not scene.places(one) & scene.places(other)
     most = max(
@@ -108,10 +107,10 @@ def test_a_power_cut_takes_all_that_a_host_has(scene_of: Callable[..., Scene]) -
 
 def test_a_seed_gives_one_schedule(scene_of: Callable[..., Scene]) -> None:
     scene = scene_of()
-    made = schedule.make("rough", 7, LONG_S, scene)
-    assert made == schedule.make("rough", 7, LONG_S, scene)
-    assert made.deeds != schedule.make("rough", 8, LONG_S, scene).deeds
-    assert made.deeds != schedule.make("hell", 7, LONG_S, scene).deeds
+    made = fault_presets.make("rough", 7, LONG_S, scene)
+    assert made == fault_presets.make("rough", 7, LONG_S, scene)
+    assert made.deeds != fault_presets.make("rough", 8, LONG_S, scene).deeds
+    assert made.deeds != fault_presets.make("hell", 7, LONG_S, scene).deeds
     assert schedule.recorded(json.loads(json.dumps(made.to_json()))) == made
 
 
@@ -120,7 +119,7 @@ def test_a_seed_gives_one_schedule(scene_of: Callable[..., Scene]) -> None:
 def test_a_preset_makes_what_it_says(
     scene_of: Callable[..., Scene], name: str, *, durable: bool
 ) -> None:
-    made = schedule.make(name, 1, 3600.0, scene_of(durable=durable))
+    made = fault_presets.make(name, 1, 3600.0, scene_of(durable=durable))
     counts = Counter(deed.kind for deed in made.deeds)
     assert set(counts) == {word.partition(" ")[0] for word in PRESETS[name].bag}
     assert len(made.deeds) > 0.6 * 3600 / PRESETS[name].gap_s
@@ -133,11 +132,11 @@ def test_a_preset_makes_what_it_says(
 
 def test_what_a_cluster_cannot_do_is_left_out_and_said(scene_of: Callable[..., Scene]) -> None:
     scene = scene_of(kinds=frozenset({KILL, PAUSE}))
-    made = schedule.make("hell", 1, LONG_S, scene)
+    made = fault_presets.make("hell", 1, LONG_S, scene)
     assert {deed.kind for deed in made.deeds} == {KILL, PAUSE}
     assert made.left_out == ("cut", "slow", "loss", "power", "clock")
-    assert schedule.make("hell", 1, LONG_S, scene_of()).left_out == ()
-    two = schedule.make("hell", 1, LONG_S, scene_of(hosts=2))
+    assert fault_presets.make("hell", 1, LONG_S, scene_of()).left_out == ()
+    two = fault_presets.make("hell", 1, LONG_S, scene_of(hosts=2))
     assert not any(deed.ring or len(deed.hosts) > 1 for deed in two.deeds)
 
 
@@ -159,7 +158,7 @@ def test_a_file_says_the_same_in_yaml_and_json(
     ]
     path = tmp_path / "deeds.json"
     path.write_text(json.dumps(rows), encoding="utf-8")
-    made = schedule.read(path, 60.0, scene_of())
+    made = deeds_file.read(path, 60.0, scene_of())
     assert [str(deed) for deed in made.deeds] == [
         "kill of server pi1",
         "loss of 20 % at pi1, pi2",
@@ -167,7 +166,7 @@ def test_a_file_says_the_same_in_yaml_and_json(
     ]
     assert made.deeds[2] == Deed(9.0, CUT, 2.5, hosts=("pi1",), peers=("pi3",), one_way="in")
     path.write_text("- {at: 2, kind: kill, servers: pi1, for: 1}\n", encoding="utf-8")
-    assert schedule.read(path, 60.0, scene_of()).deeds == made.deeds[:1]
+    assert deeds_file.read(path, 60.0, scene_of()).deeds == made.deeds[:1]
 
 
 def test_the_example_in_the_documentation_can_be_read(
@@ -177,7 +176,7 @@ def test_the_example_in_the_documentation_can_be_read(
     rows = [line.strip() for line in page.splitlines() if line.startswith("    - {at")]
     path = tmp_path / "deeds.yaml"
     path.write_text("\n".join(rows), encoding="utf-8")
-    made = schedule.read(path, 60.0, scene_of())
+    made = deeds_file.read(path, 60.0, scene_of())
     assert {deed.kind for deed in made.deeds} == set(KINDS)
     assert made.deeds[6].cuts()["pi1"] == ("pi3", "pi4")
 
@@ -216,7 +215,7 @@ def test_a_mistake_in_a_file_is_named(
     path = tmp_path / "deeds.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UsageError) as caught:
-        schedule.read(path, 60.0, scene_of(kinds=ALL - {CLOCK}))
+        deeds_file.read(path, 60.0, scene_of(kinds=ALL - {CLOCK}))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -225,4 +224,4 @@ def test_a_name_that_is_no_preset_and_no_file_is_refused(
     scene_of: Callable[..., Scene], tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="neither gentle nor rough nor hell, nor a file"):
-        schedule.read(tmp_path / "ruff", 60.0, scene_of())
+        deeds_file.read(tmp_path / "ruff", 60.0, scene_of())
