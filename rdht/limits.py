@@ -35,6 +35,8 @@ MAX_KEYS = 1024  # in one command
 RESUME_TIMEOUT_S = 30.0  # a client that stays away for so long is forgotten
 MAX_QUEUE = 256  # requests that wait for one lock
 RESOLVE_RETRY_S = 0.5  # between two questions to the other participants
+MAX_NEWS = 1000  # messages at once that tell of commits of several keys; …
+MAX_NEWS_RETRY_S = 32.0  # … and each again after twice as long, up to this
 
 # A durable server's files.
 MAX_RECORD_BYTES = MAX_FRAME_BYTES + 4096  # never less: an older log may hold such records

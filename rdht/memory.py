@@ -30,6 +30,11 @@ class Memory:
         """Return whether the client has no connection now."""
         return self.clients.get(client, 0.0) is not None
 
+    def away_s(self, client: int, now_s: float) -> float:
+        """Return for how long a client has had no connection."""
+        gone_s = self.clients.get(client, self._strangers.get(client))
+        return 0.0 if gone_s is None else now_s - gone_s
+
     def remember(self, tx: Transaction) -> None:
         """Keep a transaction that is over."""
         self.remembered.setdefault(tx.name.client, set()).add(tx.name)

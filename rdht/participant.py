@@ -15,7 +15,7 @@ What makes it safe:
 from collections.abc import Iterable
 
 from rdht.errors import LocalProtocolError, RemoteProtocolError
-from rdht.limits import RESOLVE_RETRY_S
+from rdht.limits import MAX_NEWS, MAX_NEWS_RETRY_S, RESOLVE_RETRY_S
 from rdht.locks import Locks
 from rdht.machine import Machine
 from rdht.memory import Memory
@@ -142,13 +142,16 @@ class Participant:
                 self._unanswered.append(message)
             else:
                 self._abort(message, now_s, out)
-        for tx in list(self.transactions.values()):
-            if tx.deadline_s > now_s:
-                continue
+        due = [tx for tx in self.transactions.values() if tx.deadline_s <= now_s]
+        for tx in due:
             if tx.state is State.PREPARED:
                 self._settle(tx, now_s, out)
-            elif tx.state is State.COMMITTED and self.memory.is_gone(tx.name.client):
+        most = len(out) + MAX_NEWS
+        for tx in due:
+            if tx.state is State.COMMITTED and self.memory.is_gone(tx.name.client):
                 self._spread(tx, now_s, out)
+                if len(out) >= most:
+                    break
         self.memory.expire(now_s)
         self._pass_on(now_s, out)
         return out
@@ -294,8 +297,13 @@ class Participant:
             self._decide(tx, now_s, out)
 
     def _spread(self, tx: Transaction, now_s: float, out: Outgoing) -> None:
-        """Tell the others of a commit of several keys until all have it, then forget it."""
-        tx.deadline_s = now_s + RESOLVE_RETRY_S
+        """Tell the others of a commit of several keys until all have it, then forget it.
+
+        The longer its client has been away, the later again: after all servers have come back
+        there are thousands, and who has no time to answer would have ever less.
+        """
+        away_s = self.memory.away_s(tx.name.client, now_s)
+        tx.deadline_s = now_s + min(max(RESOLVE_RETRY_S, away_s), MAX_NEWS_RETRY_S)
         out += [(server, tx.news()) for server in self.resolution.unconfirmed(tx)]
 
     # Coming back, and letting the other replica come back.

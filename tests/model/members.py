@@ -205,7 +205,7 @@ class Server:
 
     def settle(self) -> None:
         """Make the times part of no state: only what may be asked about is due."""
-        asked_s = {NOW_S, NOW_S + RESOLVE_RETRY_S, HURRIED_S + RESOLVE_RETRY_S}
+        asked_s = {NOW_S, NOW_S + RESOLVE_RETRY_S, HURRIED_S + RESOLVE_RETRY_S, 2 * HURRIED_S}
         participant, memory = self.participant, self.participant.memory
         for tx in participant.transactions.values():
             client_left = memory.clients.get(tx.name.client) is not None

@@ -3,8 +3,8 @@ import pickle
 import pytest
 
 from rdht import parts
-from rdht.limits import RESOLVE_RETRY_S, RESUME_TIMEOUT_S
-from rdht.messages import Flag, Message, Operation, Reason, Status
+from rdht.limits import MAX_NEWS, RESOLVE_RETRY_S, RESUME_TIMEOUT_S
+from rdht.messages import Flag, Message, Name, Operation, Reason, Status
 from rdht.replica import Mode
 from rdht.table import Entry
 from rdht.transitions import State
@@ -222,6 +222,22 @@ def test_a_commit_of_several_keys_is_spread_once_its_client_is_gone() -> None:
     assert participant.tick(LATER_S + RESUME_TIMEOUT_S) == []
     assert (participant.transactions, participant.memory.remembered) == ({}, {})
     assert 1 not in participant.memory.clients
+
+
+def test_a_commit_is_spread_after_ever_longer_pauses() -> None:
+    participant = after(COMMITTED, leave(1))
+    told_s = [at_s for at_s in range(150) if participant.tick(NOW_S + at_s)]
+    assert told_s == [2, 4, 8, 16, 32, 64, 96, 128]
+
+
+def test_of_many_commits_a_part_is_spread_at_a_time() -> None:
+    participant = after(COMMITTED, leave(1))
+    (commit,) = participant.memory.commits()
+    commits = [commit._replace(name=Name(1, 1 + number, 1)) for number in range(MAX_NEWS)]
+    participant.memory.recall(commits, NOW_S)
+    rounds = [participant.tick(LATER_S + number * 1e-3) for number in range(3)]
+    assert [len(out) for out in rounds] == [MAX_NEWS, MAX_NEWS, 0]  # to two servers each
+    assert {message.name for out in rounds for _, message in out} == {one.name for one in commits}
 
 
 def test_a_commit_of_one_key_is_not_spread_but_forgotten_with_its_client() -> None:
