@@ -71,7 +71,7 @@ def start(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[
         for record, pipe in started:
             _wait_ready(folder, record, pipe, deadline_s)
     except BaseException:
-        _stop([record for record, _ in started])
+        _stop(folders, [record for record, _ in started])
         raise
     return {"started": [record["name"] for record, _ in started]}
 
@@ -111,10 +111,7 @@ def stop(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[s
         for record in records(folders)
         if record["role"] in arguments["roles"] and is_alive(record)
     ]
-    killed = _stop(running)
-    for record in running:
-        path = folders.run(record["run"]) / f"{record['file']}.process.json"
-        write_json(path, {**record, "stopped_unix_s": time.time()})
+    killed = _stop(folders, running)
     return {
         "stopped": [f"{record['role']} {record['name']}" for record in running],
         "killed": killed,
@@ -209,8 +206,8 @@ def _wait_ready(folder: Path, process: dict[str, Any], pipe: int, deadline_s: fl
     raise NodeError(why)
 
 
-def _stop(records: list[dict[str, Any]]) -> list[str]:
-    """End processes for certain; return the names of those that needed KILL."""
+def _stop(folders: Folders, records: list[dict[str, Any]]) -> list[str]:
+    """End processes for certain, and note that; return the names of those that needed KILL."""
     waiting = {}
     for record in records:
         try:
@@ -221,7 +218,7 @@ def _stop(records: list[dict[str, Any]]) -> list[str]:
             waiting[descriptor] = record
         else:
             os.close(descriptor)
-    killed = []
+    ours, killed = list(waiting.values()), []  # one that had ended was not ended by us
     _signal(waiting, signal.SIGTERM)
     _wait_gone(waiting, STOP_GRACE_S)
     if waiting:
@@ -232,6 +229,9 @@ def _stop(records: list[dict[str, Any]]) -> list[str]:
         left = ", ".join(f"{r['name']} (pid {r['pid']})" for r in waiting.values())
         why = f"still running after KILL: {left}"
         raise NodeError(why)
+    for record in ours:
+        path = folders.run(record["run"]) / f"{record['file']}.process.json"
+        write_json(path, {**record, "stopped_unix_s": time.time()})
     return killed
 
 

@@ -202,6 +202,7 @@ def test_one_that_does_not_get_ready_is_stopped(folders: Folders, release: Path)
         start(folders, process("never ready"), ready_timeout_s=0.3)
     assert start_ticks(record_of(folders)["pid"]) is None
     assert status(folders) == []
+    assert [row["stopped"] for row in status(folders, run=RUN)] == [True]
 
 
 def test_if_one_fails_none_is_left_running(folders: Folders, release: Path) -> None:
@@ -307,7 +308,7 @@ def test_a_pid_that_is_another_process_now_is_not_alive_and_never_signalled(
     assert status(folders) == []
     assert [row["alive"] for row in status(folders, run=RUN)] == [False]
     assert stop(folders) == {"stopped": [], "killed": []}
-    processes._stop([record_of(folders)])  # as when the pid is taken over just before
+    processes._stop(folders, [record_of(folders)])  # as when the pid is taken over just before
     assert stranger.poll() is None
 
 
