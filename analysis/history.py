@@ -128,7 +128,8 @@ def _judge_keys(
     for key in bad[:_MOST_SHOWN]:
         first = start.get(key, _ABSENT)
         calls = smallest(by_key[key], first, has_versions=has_versions)
-        text = _tell(key, calls, has_clock=has_versions)
+        why = _too_many(calls, by_key[key], first) if has_versions else None
+        text = _tell(key, calls, why, has_clock=has_versions)
         found.append(Violation(text, calls, has_versions))
     if len(bad) > _MOST_SHOWN:
         found.append(Violation(f"and {len(bad) - _MOST_SHOWN:,} more keys", []))
@@ -164,14 +165,32 @@ def _counts(
 # In words.
 
 
-def _tell(key: bytes, calls: Sequence[Call], *, has_clock: bool) -> str:
+def _too_many(calls: Sequence[Call], history: Sequence[Call], start: Register) -> str | None:
+    """Say which of the calls met a version that all writes begun by then do not add up to."""
+    for call in calls:
+        if call.told is None:
+            continue
+        begun = start.version + sum(
+            one.operation is not Operation.GET
+            and (one.told is None or one.told.found)
+            and one.called_s <= call.ended_s
+            for one in history
+            if one is not call
+        )
+        if call.told.version > begun:
+            return f"it was at v{call.told.version}, and there had been {begun:,} writes at most"
+    return None
+
+
+def _tell(key: bytes, calls: Sequence[Call], why: str | None, *, has_clock: bool) -> str:
     last = max(calls, key=lambda call: (call.ended_s < NEVER, call.ended_s))
     begin_s = min(call.called_s for call in calls)
     told = [describe(call, begin_s, has_clock=has_clock) for call in calls if call is not last]
     told.append("and then " * bool(told) + describe(last, begin_s, has_clock=has_clock))
-    why = "no order of these explains what they were told"
-    if len(told) == 1:
-        why = "nothing that was done explains what this was told"
+    if why is None:
+        why = "no order of these explains what they were told"
+        if len(told) == 1:
+            why = "nothing that was done explains what this was told"
     return f"key {text_of(key)} is not linearizable: {why}: {'; '.join(told)}"
 
 

@@ -62,6 +62,16 @@ def test_a_stale_read_is_told_in_words_with_who_when_and_what() -> None:
     assert text.endswith("and then c2 (4.000 to 5.000 ms) get: a at v1")
 
 
+def test_a_version_that_no_write_explains_is_told_with_how_many_there_can_have_been() -> None:
+    later = get(b"k", (0.004, 0.005), b"b", 4)
+    (text,) = judge(lone(*STALE[:2], later)).reasons
+    assert "it was at v4, and there had been 2 writes at most" in text
+    no_effect = Call(b"k", ADD, 0.0012, 0.0018, b"c", told=Result(False, 1))
+    unknown = Call(b"k", PUT, 0.0, value=b"d")
+    (text,) = judge(lone(*STALE[:2], no_effect, unknown, later)).reasons
+    assert "it was at v4, and there had been 3 writes at most" in text
+
+
 def test_what_histories_that_are_missing_may_explain_is_unknown() -> None:
     judged = judge(lone(*STALE), is_complete=False)
     assert judged.verdict == UNKNOWN
