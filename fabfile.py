@@ -2,7 +2,19 @@
 
 from invoke.collection import Collection
 
-from tasks import deploy, dev, experiment, faults, hosts, lab, processes, results, soak, sweeps
+from tasks import (
+    deploy,
+    dev,
+    experiment,
+    faults,
+    hosts,
+    lab,
+    matrix,
+    processes,
+    results,
+    soak,
+    sweeps,
+)
 
 namespace = Collection(
     hosts.use,
@@ -29,7 +41,16 @@ namespace = Collection(
     experiment.reproduce,
     experiment.demo,
     faults.heal,
-    fault=Collection(faults.kill, faults.pause, faults.power, faults.cut, faults.slow, faults.loss),
+    fault=Collection(
+        faults.kill,
+        faults.pause,
+        faults.power,
+        faults.cut,
+        faults.slow,
+        faults.loss,
+        matrix.matrix,
+        matrix.mutants,
+    ),
     lab=Collection(lab.up, lab.status, lab.down),
     dev=Collection(dev.check, dev.fix, dev.test, dev.simulate),
 )

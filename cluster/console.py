@@ -14,11 +14,13 @@ from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
     ProgressColumn,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from rich.prompt import Confirm, Prompt
@@ -118,6 +120,14 @@ class Screen:
                 for host, size in sizes.items()
             }
             yield lambda host, size: progress.advance(tasks[host], size)
+
+    @contextmanager
+    def counting(self, total: int) -> Iterator[Callable[[], None]]:
+        """Show how many of so many are done; yields a function to call with each one's end."""
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with self._progress(*columns) as progress:
+            task = progress.add_task("", total=total)
+            yield lambda: progress.advance(task)
 
     @contextmanager
     def running(self, hosts: Sequence[str], duration_s: float | None) -> Iterator["RunView"]:

@@ -7,6 +7,7 @@ from cluster import secret
 from cluster.inventory import Host
 from cluster.operator import Operator
 from cluster.processes import disagreement
+from cluster.release import objection
 from cluster.remote import Call
 
 MIN_DISK_FREE_BYTES = 200_000_000
@@ -43,6 +44,7 @@ def preflight(operator: Operator, desk: Path) -> tuple[dict[str, dict[str, Any]]
     releases = {host: facts["current"] for host, facts in answers.values.items()}
     if any(releases.values()) and (why := disagreement(releases)):  # before the first deploy: none
         troubles.append(why)
+    troubles += filter(None, map(objection, dict.fromkeys(releases.values())))
     return answers.values, troubles
 
 

@@ -11,6 +11,7 @@ from cluster.fanout import Results, fan_out
 from cluster.inventory import Host
 from cluster.operator import Operator
 from cluster.options import DATA_FOLDER, OFF, ClientOptions, ServerOptions
+from cluster.release import objection
 from cluster.remote import Call
 from cluster.roster import roster
 from cluster.runs import Run
@@ -38,9 +39,10 @@ def current_release(operator: Operator) -> str:
     """Return the release that is current on all hosts; ClusterError if they differ or lack one."""
     answers = operator.each("status", Call("processes.status"), preview=_NO_ANSWER).require()
     current = {host: answer["current"] for host, answer in answers.items()}
-    if why := disagreement(current):
+    release = next(iter(current.values()))
+    if why := disagreement(current) or objection(release):
         raise ClusterError(why)
-    return str(next(iter(current.values())))
+    return str(release)
 
 
 def disagreement(current: Mapping[str, str | None]) -> str | None:

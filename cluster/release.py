@@ -19,6 +19,7 @@ from cluster.remote import Call
 UNCHANGED, DEPLOYED = "unchanged", "deployed"
 _NAME_DIGITS = 12
 _LARGEST_BYTES = 50_000_000
+_FAULT = "fault-"
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,33 @@ class Release:
 
 def build(root: Path) -> Release:
     """Bundle the node side; the same tree always gives the same name and the same bytes."""
-    paths = sorted(path for path in (root / "rdht").rglob("*.py") if path.is_file())
-    contents = {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
+    return _bundle(_sources(root, "rdht"))
+
+
+def build_fault(root: Path, mutant: str = "") -> Release:
+    """Bundle the node side with what breaks it on purpose, and perhaps with a mistake of that name.
+
+    It is known by its name, and only by what runs it on purpose it is ever deployed.
+    """
+    extra = _sources(root, "faultbuild")
+    extra["sitecustomize.py"] = extra.pop("faultbuild/sitecustomize.py")
+    extra["faultbuild/chosen.py"] = f"MUTANT = {mutant!r}\n".encode()
+    return _bundle(_sources(root, "rdht") | extra)
+
+
+def objection(name: str | None) -> str | None:
+    """Say what is against using a release of this name: one was made to break."""
+    if name is None or not name.startswith(_FAULT):
+        return None
+    return f"release {name} is a fault build, made to break: fab deploy takes its place"
+
+
+def _sources(root: Path, package: str) -> dict[str, bytes]:
+    paths = sorted(path for path in (root / package).rglob("*.py") if path.is_file())
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
+
+
+def _bundle(contents: dict[str, bytes]) -> Release:
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.PAX_FORMAT) as archive:
@@ -68,7 +94,9 @@ def load(path: Path) -> Release:
 
 
 def _name_of(files: dict[str, str]) -> str:
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:_NAME_DIGITS]
+    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:_NAME_DIGITS]
+    is_fault = any(not name.startswith("rdht/") for name in files)
+    return _FAULT * is_fault + digest
 
 
 def wanted(release: Release, secret: str | None) -> dict[str, str | None]:
@@ -114,6 +142,8 @@ def rollback(operator: Operator, to: str | None, *, break_lock: bool = False) ->
             hosts = ", ".join(lacking)
             why = f"release {target} is not on {hosts}; fab releases lists what is there"
             raise ClusterError(why)
+        if refusal := objection(target):
+            raise ClusterError(refusal)
         flip(operator, target, was)
     return target
 

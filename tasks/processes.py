@@ -9,6 +9,7 @@ from cluster.command import LOGS, cluster_task
 from cluster.errors import ClusterError, HostsFailedError, UsageError
 from cluster.operator import Operator
 from cluster.options import ClientOptions, ServerOptions
+from cluster.release import objection
 from cluster.remote import Call
 from cluster.roster import check_placement, roster
 from rdht.roster import DEFAULT_KEY_RANGE, parse
@@ -178,6 +179,7 @@ def _notes(answers: dict[str, dict[str, Any]]) -> list[str]:
     intruders = sum(row.get("figures", {}).get("unauthenticated", 0) for row in rows)
     return [
         *(f"release {name}: {', '.join(names)}" for name, names in hosts.items()),
+        *filter(None, map(objection, hosts)),
         *(f"run {run}: its servers keep on disk what they promise" for run in sorted(durable)),
         *[f"{intruders} connections did not know the cluster's secret"] * bool(intruders),
     ]

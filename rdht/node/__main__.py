@@ -26,6 +26,7 @@ COMMANDS = {
     "faults.begin",
     "faults.heal",
     "faults.kill",
+    "faults.wait",
     "files.listing",
     "files.purge",
     "files.runs",

@@ -39,6 +39,8 @@ _LEAST_BURST_BYTES = 16 * 1024
 _WAIT_S = 5.0
 _CLOCK_OFF_S = 1.0  # less is nothing: to set it takes a moment
 _ALL = 100
+_STOPPED = "T"
+_POLL_S = 0.005
 
 Address = IPv4Address | IPv6Address
 
@@ -113,6 +115,18 @@ def begin(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[
             path.unlink(missing_ok=True)
             raise
     return _shown(record)
+
+
+def wait(folders: Folders, arguments: dict[str, Any], _payload: bytes) -> dict[str, Any]:
+    """Wait until a process of ours stands still, for `timeout_s` at most; tell whether it does."""
+    found = _ours(folders, arguments["roles"], arguments["names"])
+    if not found:
+        why = f"{arguments['roles'][0]} {arguments['names'][0]} does not run here"
+        raise NodeError(why)
+    deadline_s, record = time.monotonic() + arguments["timeout_s"], found[0]
+    while (state := _state(record)) != _STOPPED and time.monotonic() < deadline_s:
+        time.sleep(_POLL_S)
+    return {"stands": state == _STOPPED}
 
 
 def active(folders: Folders, _arguments: dict[str, Any], _payload: bytes) -> dict[str, Any]:
@@ -267,7 +281,7 @@ def _ours(
 
 
 def _paused(folders: Folders) -> list[dict[str, Any]]:
-    return [record for record in _ours(folders, ("server", "client")) if _state(record) == "T"]
+    return [record for record in _ours(folders, ("server", "client")) if _state(record) == _STOPPED]
 
 
 def _state(record: dict[str, Any]) -> str:

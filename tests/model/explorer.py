@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _show_mutants(names: list[str], limit: int) -> bool:
     """Print which configurations catch which mutant; return whether each is caught by one."""
-    from tests.model.mutants import MUTANTS  # noqa: PLC0415 - what breaks the core stays apart
+    from faultbuild.mutants import MUTANTS  # noqa: PLC0415 - what breaks the core stays apart
 
     are_caught = True
     for mutant in MUTANTS.values():

@@ -1,12 +1,12 @@
 import pytest
 
+from faultbuild.mutants import MUTANTS
 from rdht.coordinator import Command
 from rdht.execution import Outcome
 from rdht.messages import Operation
 from rdht.parts import Result
 from rdht.table import ABSENT, Entry
 from tests.model import explorer
-from tests.model.mutants import MUTANTS
 from tests.model.plans import PLANS
 from tests.model.specification import Called, is_linearizable
 

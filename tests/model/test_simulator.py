@@ -5,12 +5,12 @@ from unittest import mock
 
 import pytest
 
+from faultbuild.mutants import MUTANTS, SIMULATED
 from rdht.execution import Execution, Outcome
 from rdht.messages import Message, Operation, Outgoing, Reason
 from rdht.participant import Participant
 from rdht.parts import Result
 from tests.model import simulator
-from tests.model.mutants import MUTANTS, SIMULATED
 from tests.model.simulator import Report, Variant, simulate, simulate_all
 
 SEEDS = 1000

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OURS = {"analysis", "cluster", "fabfile", "lab", "rdht", "tasks"}
+OURS = {"analysis", "cluster", "fabfile", "faultbuild", "lab", "matrix", "rdht", "tasks"}
 
 # Each module imports only modules that stand before it.
 LAYERS = [
@@ -138,6 +138,20 @@ def test_the_node_side_needs_only_the_standard_library(module: str) -> None:
         name for name in imports(module) if top(name) not in {*sys.stdlib_module_names, "rdht"}
     }
     assert others == set()
+
+
+@pytest.mark.parametrize("module", within("faultbuild"))
+def test_a_fault_build_needs_only_the_standard_library_and_the_node_side(module: str) -> None:
+    ours = {"faultbuild", "rdht"}
+    others = {
+        name for name in imports(module) if top(name) not in {*sys.stdlib_module_names, *ours}
+    }
+    assert others == set()
+
+
+@pytest.mark.parametrize("module", within("matrix"))
+def test_the_matrix_knows_no_task_and_no_lab(module: str) -> None:
+    assert {top(name) for name in imports(module)} & {"lab", "tasks"} == set()
 
 
 def test_every_module_of_the_node_side_has_its_layer() -> None:

@@ -30,6 +30,7 @@ class Shelf:
         self.cluster = cluster
         self.screen = Screen()
         self.dry_run = False
+        self.current = "0123"
         self.asked: list[tuple[str, str, Any]] = []  # step, host, arguments
         self.servers: dict[str, list[dict[str, Any]]] = {}  # what runs on each host
         self.answers: dict[str, Any] = {}  # by step; an exception is a failure of each host
@@ -53,7 +54,7 @@ class Shelf:
                 results.failures[host.name] = answer
             elif made.command == "processes.status":
                 rows = self.servers.get(host.name, [])
-                results.values[host.name] = {"current": "0123", "processes": rows}
+                results.values[host.name] = {"current": self.current, "processes": rows}
             else:
                 results.values[host.name] = answer
         return results
@@ -106,6 +107,13 @@ def test_servers_that_do_not_run_are_named(shelf: Any) -> None:
     assert str(caught.value) == (
         "server pi3.0, pi1.1, pi3.1 does not run: fab start-servers starts it again"
     )
+
+
+def test_nothing_is_started_of_a_fault_build(shelf: Any) -> None:
+    assert processes.current_release(shelf) == "0123"
+    shelf.current = "fault-0123"
+    with pytest.raises(ClusterError, match="fault-0123 is a fault build, made to break"):
+        processes.current_release(shelf)
 
 
 def test_servers_of_two_runs_are_refused(shelf: Any) -> None:

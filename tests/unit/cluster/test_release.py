@@ -195,6 +195,18 @@ def test_rollback_is_refused_where_there_is_nothing_before(
     assert shelf.locks() == [None] * 3
 
 
+def test_rollback_never_goes_to_a_fault_build(
+    shelf: Any, built: list[Release], tree: Callable[..., Path]
+) -> None:
+    root = tree({**SOURCES, "faultbuild/sitecustomize.py": "", "faultbuild/chosen.py": ""})
+    deploy(shelf, release.build_fault(root))
+    deploy(shelf, built[0])
+    with pytest.raises(ClusterError, match="is a fault build, made to break: fab deploy"):
+        release.rollback(shelf, None)
+    assert shelf.linked("current") == [built[0].name] * 3
+    assert shelf.locks() == [None] * 3
+
+
 def test_rollback_is_refused_where_the_hosts_do_not_agree(shelf: Any, built: list[Release]) -> None:
     for each in built[:2]:
         deploy(shelf, each)

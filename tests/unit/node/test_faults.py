@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
@@ -146,6 +147,21 @@ def test_heal_wakes_what_is_stopped_without_any_record(
     until(lambda: _state(server) == "T")
     assert step("heal", network=False)["ok"]["left"]["paused"] == 0
     assert _state(server) == "S"
+
+
+def test_a_step_waits_until_a_process_stands_still(
+    step: Step, server: "subprocess.Popen[bytes]"
+) -> None:
+    whom = {"roles": ["server"], "names": ["pi1"]}
+    assert step("wait", **whom, timeout_s=0.1) == {"ok": {"stands": False}}
+    later = threading.Timer(0.2, server.send_signal, [signal.SIGSTOP])
+    later.start()
+    assert step("wait", **whom, timeout_s=TIMEOUT_S) == {"ok": {"stands": True}}
+    later.join()
+    server.kill()
+    server.wait()
+    error = step("wait", **whom, timeout_s=TIMEOUT_S)["error"]
+    assert error == "server pi1 does not run here"
 
 
 def test_a_record_of_another_boot_stands_for_nothing(

@@ -3,10 +3,11 @@
 A mutant changes the real classes for as long as its context lasts. The explorer has to find those
 of MUTANTS, and the simulator most of them, too; the ones of SIMULATED need a disk, or time to
 forget, which only the simulator has. "Acknowledging a durable yes before fdatasync" is a mistake of
-what is around the core, and a `Variant` of the simulator's own.
+what is around the core: a `Variant` of the simulator's own, and OF_PROCESSES has it for real ones.
 """
 
 import struct
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from unittest import mock
 
 from rdht import coordinator, transitions
 from rdht.execution import Execution
+from rdht.journal import Journal
 from rdht.machine import Machine
 from rdht.memory import Memory
 from rdht.messages import Message, Operation, Outgoing, Reason, Status
@@ -25,6 +27,8 @@ from rdht.resolution import Resolution, _numbers
 from rdht.transaction import Transaction
 from rdht.transitions import Action, Event, State
 from rdht.write_ahead import WriteAhead, epoch_of
+
+_LATE_S = 0.2
 
 
 class Mutant(NamedTuple):
@@ -315,6 +319,29 @@ def _copy_unwritten() -> AbstractContextManager[Any]:
     return mock.patch.object(Participant, "install", install)
 
 
+@contextmanager
+def _acknowledged_early() -> Iterator[None]:
+    """Let all leave at once, and the disk follow when it has time."""
+    original = Journal.take
+
+    def take(self: Journal[Any], out: list[tuple[Any, Message]]) -> list[tuple[Any, Message]]:
+        sent = original(self, out)
+        early, self._held = self._held, []
+        return [*sent, *early]
+
+    def run(self: Journal[Any]) -> None:
+        while not self._stopping:
+            time.sleep(_LATE_S)
+            with self._lock:
+                appended, self._fresh = self._appended, set()
+            self._store.sync()
+            with self._lock:
+                self._on_disk = appended
+
+    with mock.patch.object(Journal, "take", take), mock.patch.object(Journal, "run", run):
+        yield
+
+
 def _registry(mutants: Iterable[Mutant]) -> dict[str, Mutant]:
     return {mutant.name: mutant for mutant in mutants}
 
@@ -377,3 +404,16 @@ SIMULATED = _registry(
         Mutant("unwritten copy", "the pages of a copy are not in the journal", _copy_unwritten),
     ]
 )
+
+OF_PROCESSES = _registry(
+    [
+        Mutant(
+            "early acknowledgement",
+            "a yes is sent BEFORE it is on disk",
+            _acknowledged_early,
+            is_simulated=False,
+        ),
+    ]
+)
+
+ALL = MUTANTS | SIMULATED | OF_PROCESSES
