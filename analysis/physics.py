@@ -88,16 +88,19 @@ def _share(part: float, whole: float) -> float | None:
     return round(part / whole, 4) if whole > 0 else None
 
 
-def marks(hosts: dict[str, dict[str, Any]]) -> list[str]:
-    """Return a line for each thing that makes figures doubtful, with the hosts that it befell."""
+def marks(hosts: dict[str, dict[str, Any]], *, with_faults: bool = False) -> list[str]:
+    """Return a line for each thing that makes figures doubtful, with the hosts that it befell.
+
+    `with_faults` if links or hosts were troubled on purpose, which a line may then be due to.
+    """
     befallen: dict[str, list[str]] = {}
     for host, figures in hosts.items():
-        for what in _doubts(figures):
+        for what in _doubts(figures, with_faults=with_faults):
             befallen.setdefault(what, []).append(host)
     return [f"{', '.join(names)}: {what}" for what, names in befallen.items()]
 
 
-def _doubts(figures: dict[str, Any]) -> list[str]:
+def _doubts(figures: dict[str, Any], *, with_faults: bool) -> list[str]:
     found = []
     if figures["throttled"]:
         found.append(
@@ -110,7 +113,8 @@ def _doubts(figures: dict[str, Any]) -> list[str]:
     if figures["dropped"] > MAX_DROPPED_SHARE * figures["packets"]:
         found.append(f"network cards dropped {figures['dropped']:,} packets")
     if (again := figures["sent_again"] or 0) > MAX_SENT_AGAIN_SHARE:
-        found.append(f"{again:.0%} of the TCP segments had to be sent again: look at the cables")
+        why = "faults on purpose may be why" if with_faults else "look at the cables"
+        found.append(f"{again:.0%} of the TCP segments had to be sent again: {why}")
     return found
 
 

@@ -105,6 +105,7 @@ def evaluate(folder: Path) -> tuple[list[HostRecord], dict[str, Any]]:
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     found = read_run(folder)
     samples = physics.read_samples(folder)
+    with_faults = bool(manifest.get("nemesis") or manifest.get("faults"))
     hosts = {
         host: physics.host_figures(physics.within(rows, *_span(found, host)))
         for host, rows in samples.items()
@@ -116,7 +117,7 @@ def evaluate(folder: Path) -> tuple[list[HostRecord], dict[str, Any]]:
     summary |= {
         "verdict": verdict.of(folder, manifest),
         "hosts": hosts,
-        "marks": physics.marks(hosts),
+        "marks": physics.marks(hosts, with_faults=with_faults),
         "busiest": physics.busiest(hosts),
         "response_us": response_us,
         "outliers": outliers.outliers(response_us, host_of, rows, hosts),

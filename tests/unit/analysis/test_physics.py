@@ -94,6 +94,13 @@ def test_each_thing_that_spoils_figures_is_named_with_its_hosts() -> None:
     ]
 
 
+def test_what_faults_on_purpose_do_sends_nobody_to_the_cables() -> None:
+    (mark,) = marks({"pi4": figures({"segments_sent_again": 90 + 500})}, with_faults=True)
+    assert mark == (
+        "pi4: 5% of the TCP segments had to be sent again: faults on purpose may be why"
+    )
+
+
 def test_the_busiest_host_and_process_need_not_belong_together() -> None:
     full = figures({"cpu_s": {"busy": 500.0, "idle": 71.0, "stolen": 3.0}})
     alone = figures({"processes_cpu_s": {"client pi1": 9.9}}, {"processes_cpu_s": {}})
