@@ -158,23 +158,28 @@ def check(operator: Operator) -> int:
     return count
 
 
-def rows(
+def tables(
     outcomes: Sequence[tuple[Batch, Outcome]],
-) -> dict[tuple[str, str], list[list[str]]]:
-    """Return of each table a row of each place: message, moment, party, and what each fault did."""
-    found: dict[tuple[str, str], dict[tuple[str, str, str], dict[str, str]]] = {}
+) -> dict[tuple[str, str], tuple[list[str], list[list[str]]]]:
+    """Return the columns and rows of each profile's and mode's table, in the protocol's order.
+
+    A row is a place: message, moment, party, and what became of it with each fault.
+    """
+    places: dict[tuple[str, str], dict[tuple[str, str, str], dict[str, str]]] = {}
     for batch, outcome in outcomes:
-        table = found.setdefault((batch.profile, batch.mode), {})
+        table = places.setdefault((batch.profile, batch.mode), {})
         table.setdefault(outcome.cell.row, {})[outcome.cell.fault] = outcome.outcome
     every = [cell for profile in PROFILES for cell in cells(profile, durable=True)]
     order = {cell.row: at for at, cell in enumerate(every)}
-    return {
-        name: [
-            [*row, *(table[row].get(fault, "") for fault in FAULTS)]
-            for row in sorted(table, key=order.__getitem__)
+    found = {}
+    for name, table in sorted(places.items()):
+        faults = [fault for fault in FAULTS if any(fault in row for row in table.values())]
+        rows = [
+            [*place, *(table[place].get(fault, "") for fault in faults)]
+            for place in sorted(table, key=order.__getitem__)
         ]
-        for name, table in sorted(found.items())
-    }
+        found[name] = (["message", "moment", "party", *faults], rows)
+    return found
 
 
 def is_kept(outcome: Outcome) -> bool:

@@ -15,9 +15,8 @@ from cluster.release import Release
 from faultbuild.mutants import ALL, Mutant
 from matrix import campaign
 from matrix.campaign import Batch, Campaign
-from matrix.cells import FAULTS
+from matrix.mistakes import SHOWN_BY
 from matrix.team import KEPT, Outcome
-from matrix.trials import TRIALS
 from rdht.records import write_json
 from tasks import faults_of
 
@@ -80,13 +79,13 @@ def mutants(operator: Operator, *, only: str = "") -> dict[str, Any]:
     rule of two-phase commit broken; cells of the matrix are carried out with it until one is not
     kept. In the end the release of this checkout is deployed. Exit code 3 if one was not caught.
     """
-    chosen = {name: ALL[name] for name in TRIALS if only in name}
+    chosen = {name: ALL[name] for name in SHOWN_BY if only in name}
     if not chosen:
-        why = f"--only {only!r} is in the name of no mistake; there are: {', '.join(TRIALS)}"
+        why = f"--only {only!r} is in the name of no mistake; there are: {', '.join(SHOWN_BY)}"
         raise UsageError(why)
     count = campaign.check(operator)
     if operator.dry_run:
-        rows = [[one.name, one.description, _where(TRIALS[one.name])] for one in chosen.values()]
+        rows = [[one.name, one.description, _where(SHOWN_BY[one.name])] for one in chosen.values()]
         operator.screen.table(["mistake", "what is wrong", "looked for in"], rows)
         return {"mutants": list(chosen)}
     folder = _folder(operator, "mutants")
@@ -101,7 +100,7 @@ def mutants(operator: Operator, *, only: str = "") -> dict[str, Any]:
         def do(mutant: Mutant, team: Operator) -> None:
             built = release.build_fault(ROOT, mutant.name)
             experiment.deploy(team, built, desk(team.cluster))
-            batch = TRIALS[mutant.name]
+            batch = SHOWN_BY[mutant.name]
             caught, took_s = plan.hunt(batch, built, team, _PATIENCE_S)
             row = {
                 "mutant": mutant.name,
@@ -168,8 +167,7 @@ def _deployed(operator: Operator, built: Release) -> Iterator[None]:
 def _conclude(
     operator: Operator, found: list[tuple[Batch, Outcome]], total: int, where: str, took_s: float
 ) -> dict[str, Any]:
-    columns = ["message", "moment", "party", *FAULTS]
-    for (profile, mode), rows in campaign.rows(found).items():
+    for (profile, mode), (columns, rows) in campaign.tables(found).items():
         operator.screen.note(f"{profile}, {mode}")
         operator.screen.table(columns, rows)
     bad = [(batch, one) for batch, one in found if one.outcome != KEPT]

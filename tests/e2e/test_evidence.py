@@ -27,8 +27,8 @@ def test_cells_of_the_matrix_are_kept_and_no_fault_build_stays(idle: Checkout) -
     assert not any(name.startswith("fault-") for name in current(idle))
 
 
-def test_the_missing_unlock_of_the_original_is_caught(idle: Checkout) -> None:
-    (row,) = idle.json("fault.mutants", "--only", "missing unlock")["mutants"]
+def test_a_mistake_is_caught_and_does_not_stay_either(idle: Checkout) -> None:
+    (row,) = idle.json("fault.mutants", "--only", "no roll forward")["mutants"]
     assert row["caught"]
-    assert "keys locked" in row["why"]
+    assert "is not linearizable" in row["why"]
     assert not any(name.startswith("fault-") for name in current(idle))

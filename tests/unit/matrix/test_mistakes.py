@@ -5,7 +5,7 @@ import pytest
 from faultbuild.mutants import ALL
 from matrix.campaign import DURABLE, MEMORY, Batch
 from matrix.cells import CUT, KILL_ALL, PROFILES
-from matrix.trials import TRIALS
+from matrix.mistakes import SHOWN_BY
 
 OF_THE_PROTOCOL = {  # which a description of it must have each of
     "early no",
@@ -20,10 +20,10 @@ OF_THE_PROTOCOL = {  # which a description of it must have each of
 
 
 def test_all_that_the_protocol_names_are_looked_for_and_exist() -> None:
-    assert OF_THE_PROTOCOL <= TRIALS.keys() <= ALL.keys()
+    assert OF_THE_PROTOCOL <= SHOWN_BY.keys() <= ALL.keys()
 
 
-@pytest.mark.parametrize("batch", TRIALS.values(), ids=TRIALS)
+@pytest.mark.parametrize("batch", SHOWN_BY.values(), ids=SHOWN_BY)
 def test_cells_are_those_that_any_lab_and_the_mode_can_have(batch: Batch) -> None:
     assert batch.cells
     assert batch.profile in PROFILES

@@ -36,7 +36,7 @@ _ANY = _listed(FAST, MEMORY, "REQUEST, before it is sent: pause client")
 _HALF_PROCEEDED = "PROCEED, after it was sent to one, before it is to the other"
 _HALF_REQUESTED = "REQUEST, after it was sent to one, before it is to the other"
 
-TRIALS: dict[str, Batch] = {
+SHOWN_BY: dict[str, Batch] = {
     "early no": Batch(
         FAST,
         MEMORY,
