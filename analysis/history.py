@@ -78,8 +78,8 @@ def judge(
 ) -> Judgement:
     """Judge a history, key by key, and then what is done to many keys at once.
 
-    `start` has what stood at keys before. Where histories are missing (not `is_complete`) no key
-    is called violated: what it shows may be the effect of what nobody wrote down.
+    `start` has what stood at keys before. Of a history that is not `is_complete` no key is called
+    violated, as what it shows may be the effect of what nobody wrote down; nor is all of it ok.
     """
     by_key: dict[bytes, list[Call]] = defaultdict(list)
     for transaction in transactions:
@@ -96,10 +96,11 @@ def judge(
                 "commands on many keys are not judged: those of unknown outcome could have been in "
                 "too many orders"
             )
-    if found and not is_complete:
-        judgement.doubts.append(f"histories are missing, which may explain it: {found[0].text}")
-    else:
+    if is_complete:
         judgement.violations = found
+    else:
+        why = f", which may explain this: {found[0].text}" if found else ""
+        judgement.doubts.append(f"the history is not complete{why}")
     return judgement
 
 

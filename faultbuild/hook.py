@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from rdht.messages import Message, Name, Operation, Reason
 from rdht.server import Server
@@ -121,17 +122,18 @@ def install(hook: Hook) -> None:
     """Have all that this process sends and takes pass the hook."""
     queue, flush, receive = ClientConnection.queue, ClientConnection.flush, ClientConnection.receive
     write, take = ServerConnection.write, Server._take
-    queued: dict[int, list[Message]] = {}
+    queued: WeakKeyDictionary[ClientConnection, list[Message]] = WeakKeyDictionary()
 
     def queue_(self: ClientConnection, message: Message) -> None:
         queue(self, message)
-        queued.setdefault(id(self), []).append(message)
+        queued.setdefault(self, []).append(message)
 
     def flush_(self: ClientConnection) -> bool:
-        messages = queued.pop(id(self), [])
+        messages = queued.pop(self, [])
         hook.reach(BEFORE, SERVER, messages)
         is_sent = flush(self)
-        hook.reach(AFTER, SERVER, messages)
+        if is_sent:
+            hook.reach(AFTER, SERVER, messages)
         return is_sent
 
     def receive_(self: ClientConnection) -> list[Message]:

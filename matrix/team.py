@@ -7,6 +7,7 @@ started again; a table that had to be lost, and was, is begun anew.
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from analysis.verdict import read_histories
 from cluster import experiment, processes
 from cluster.collect import collect
 from cluster.errors import ClusterError
-from cluster.faults import Fault, Faults
+from cluster.faults import Fault, Faults, prove
 from cluster.inventory import Cluster, Host
 from cluster.operator import Operator
 from cluster.options import ServerOptions
@@ -46,6 +47,7 @@ _ASKED_S = 4.0  # for servers to ask each other
 _MANY_THREADS = 4
 _HISTORY = "history.desk.bin"
 _ENDLESS_S = 1e6
+_BOTH = ["client", "server"]
 
 
 @dataclass
@@ -110,12 +112,13 @@ class Team:
         self._start_client(self._victim, f"victim.{self._turn}")
 
     def end(self) -> None:
-        """Stop all, and fetch what is left of it."""
-        self._faults.heal()
-        processes.stop(self._operator, ["client", "server"]).require()
-        if self._witness:
-            self._witness.close()
-        collect(self._operator, self._run).require()
+        """Heal and stop all, and fetch what is left of it; each also if one before fails."""
+        with ExitStack() as stack:
+            stack.callback(lambda: collect(self._operator, self._run).require())
+            if self._witness:
+                stack.callback(self._witness.close)
+            stack.callback(lambda: processes.stop(self._operator, _BOTH).require())
+            prove(self._faults.heal())
 
     def _start_victim(self) -> None:
         self._turn += 1
@@ -174,10 +177,8 @@ class Team:
             outcome.outcome = BROKEN if outcome.why else KEPT
         except NotReachedError as error:
             outcome.outcome, outcome.why = NOT_REACHED, str(error)
-        except ClusterError as error:
+        except (ClusterError, RdhtError) as error:  # by which nobody has broken a promise
             outcome.outcome, outcome.why = FAILED, str(error)
-        except RdhtError as error:
-            outcome.outcome, outcome.why = BROKEN, str(error)
         outcome.took_s = time.monotonic() - began_s
         if is_lost:
             outcome.why = outcome.why or "the range is lost, as it had to be, and said so"
@@ -303,7 +304,11 @@ class Team:
     def _kill(self, *servers: str) -> None:
         call = Call("faults.kill", {"roles": ["server"], "names": list(servers)})
         hosts = tuple(self._hosts[server] for server in servers)
-        self._operator.each("kill", call, preview={}, hosts=hosts).require()
+        answers = self._operator.each("kill", call, preview={}, hosts=hosts).require()
+        killed = {name for answer in answers.values() for name in answer["killed"]}
+        if missing := {f"server {name}" for name in servers} - killed:
+            why = f"{', '.join(sorted(missing))} had ended BEFORE it was to be killed"
+            raise ClusterError(why)
 
     def _restart(self, server: str) -> None:
         self._kill(server)
@@ -342,8 +347,8 @@ class Team:
 
     def _begin_anew(self) -> None:
         """Begin a new table, after one that is lost or that nobody can be sure of."""
-        self._faults.heal()
-        processes.stop(self._operator, ["client", "server"]).require()
+        prove(self._faults.heal())
+        processes.stop(self._operator, _BOTH).require()
         self._begin_table()
 
     # Judgement.
@@ -357,8 +362,11 @@ class Team:
             by_load[transaction.calls[0].key.decode().partition("-")[0]].append(transaction)
         for load, outcome in self.outcomes.items():
             judgement = judge(by_load[load], is_complete=not histories.gaps)
-            if judgement.verdict != OK and outcome.outcome in {KEPT, BROKEN}:
-                outcome.outcome = BROKEN if judgement.verdict == VIOLATED else UNSURE
+            if judgement.verdict == VIOLATED:
+                outcome.outcome = BROKEN
+            elif judgement.verdict != OK and outcome.outcome == KEPT:
+                outcome.outcome = UNSURE
+            if judgement.verdict != OK:
                 reasons = [*judgement.reasons, *histories.gaps, outcome.why]
                 outcome.why = "; ".join(filter(None, reasons))
 

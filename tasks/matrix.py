@@ -157,8 +157,8 @@ def _teams(count: int) -> str:
 @contextmanager
 def _deployed(operator: Operator, built: Release) -> Iterator[None]:
     """Deploy a fault build, and whatever happens take it away again."""
-    experiment.deploy(operator, built, desk(operator.cluster))
     try:
+        experiment.deploy(operator, built, desk(operator.cluster))
         yield
     finally:
         experiment.deploy(operator, release.build(ROOT), desk(operator.cluster))

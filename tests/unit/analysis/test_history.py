@@ -75,8 +75,12 @@ def test_a_version_that_no_write_explains_is_told_with_how_many_there_can_have_b
 def test_what_histories_that_are_missing_may_explain_is_unknown() -> None:
     judged = judge(lone(*STALE), is_complete=False)
     assert judged.verdict == UNKNOWN
-    assert "histories are missing" in judged.reasons[0]
-    assert judge(lone(*STALE[:2]), is_complete=False).verdict == OK
+    assert judged.reasons[0].startswith("the history is not complete, which may explain this: key")
+
+
+def test_a_history_that_is_not_complete_is_never_ok() -> None:
+    judged = judge(lone(*STALE[:2]), is_complete=False)
+    assert (judged.verdict, judged.reasons) == (UNKNOWN, ["the history is not complete"])
 
 
 def test_what_is_given_up_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
