@@ -95,12 +95,12 @@ def _call(invoked: _Event, begun: float, ended: float, value: Any) -> Call:
     told, written, expected = None, b"", None
     if operation is Operation.CAS:
         old, new = invoked.value
-        written, expected = _bytes(new), _bytes(old)
+        written, expected = _written(new), _written(old)
     elif operation is Operation.PUT:
-        written = _bytes(invoked.value)
+        written = _written(invoked.value)
     if ended < NEVER:
         is_read = operation is Operation.GET
-        found = not is_read or value is not None
+        found = not is_read or value not in (None, "")  # Porcupine's logs have "" for nothing
         told = Result(found, 0, _bytes(value) if is_read and found else b"")
     key = _bytes(invoked.key)
     process = invoked.process
@@ -109,6 +109,13 @@ def _call(invoked: _Event, begun: float, ended: float, value: Any) -> Call:
 
 def _bytes(value: Any) -> bytes:
     return str(value).encode()
+
+
+def _written(value: Any) -> bytes:
+    if value is None or value == "":
+        why = "a write of nothing cannot be told from no write"
+        raise ValueError(why)
+    return _bytes(value)
 
 
 def _with_keys(events: list[_Event]) -> list[_Event]:

@@ -43,6 +43,12 @@ KEYED = """
 {:process 0, :type :invoke, :f :get, :key "%s", :value nil}
 {:process 0, :type :ok, :f :get, :key "%s", :value "x"}
 """
+UNWRITTEN = """
+{:process 0, :type :invoke, :f :get, :key "a", :value nil}
+{:process 0, :type :ok, :f :get, :key "a", :value "%s"}
+{:process 0, :type :invoke, :f :put, :key "a", :value "x"}
+{:process 0, :type :ok, :f :put, :key "a", :value "x"}
+"""
 INDEPENDENT = """[
 #jepsen.history.Op{:type :invoke, :f :write, :value [5 1], :process 0}
 {:type :ok, :f :write, :value [5 1], :process 0}
@@ -56,6 +62,8 @@ INDEPENDENT = """[
 @pytest.mark.parametrize(
     ("text", "verdict"),
     [
+        (UNWRITTEN % "", OK),
+        (UNWRITTEN % "x", VIOLATED),
         (EDN % 1, OK),
         (EDN % 2, OK),
         (EDN % 3, VIOLATED),
@@ -99,6 +107,8 @@ def test_what_failed_was_not_done_and_what_is_unknown_stays_open(tmp_path: Path)
         ("{:type :invoke, :f :read, :process 0}" * 2, "begins a command within another"),
         ("{:type :invoke, :f :append, :process 0, :value 1}", ":append is none of"),
         ("{:type :invoke, :f :cas, :process 0, :value 1}", "not a history"),
+        ("{:type :invoke, :f :cas, :process 0, :value [nil 1]}", "a write of nothing"),
+        ("{:type :invoke, :f :write, :process 0, :value nil}", "a write of nothing"),
         ("{:type :invoke, :f :read :process}", "lacks a value"),
         ("{:type :invoke, :f :read, :process 0", "within a form"),
         ("{:type :invoke, :f :read, :process 0)", "unexpected )"),
