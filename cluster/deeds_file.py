@@ -13,6 +13,7 @@ from cluster.faults import LONGEST_S
 from cluster.schedule import (
     CLOCK,
     CUT,
+    FEWEST_OF_A_RING,
     KILL,
     KINDS,
     LISTS,
@@ -152,6 +153,12 @@ def _check(deed: Deed, end_s: float, scene: Scene) -> None:
             raise ValueError(why)
     if not (deed.servers or deed.clients or deed.hosts):
         why = f"a {deed.kind} needs {' or '.join(sorted(_OF_KIND[deed.kind] & LISTS - {'peers'}))}"
+        raise ValueError(why)
+    if deed.ring and (deed.peers or len(deed.hosts) < FEWEST_OF_A_RING):
+        why = f"a ring is of {FEWEST_OF_A_RING} hosts or more, and from no others"
+        raise ValueError(why)
+    if both := sorted(set(deed.hosts) & set(deed.peers)):
+        why = f"{both[0]} cannot be cut from itself"
         raise ValueError(why)
     if lost := scene.loses(scene.downed(deed)):
         why = f"{' and '.join(sorted(lost))} hold a range together, and nothing on disk: --durable"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from cluster.schedule import (
     CLOCK,
     CUT,
+    FEWEST_OF_A_RING,
     KILL,
     KINDS,
     LOSS,
@@ -144,8 +145,10 @@ def make(name: str, seed: int, duration_s: float, scene: Scene) -> Schedule:
                 break
         at_s = round(at_s + preset.gap_s * rng.uniform(0.3, 1.7), 2)
     asked = {word.partition(" ")[0] for word in preset.bag}
-    left_out = tuple(kind for kind in KINDS if kind in asked - scene.kinds)
-    return Schedule(name, tuple(deeds), round(end_s, 3), left_out)
+    left_out = [kind for kind in KINDS if kind in asked - scene.kinds]
+    few = [word for word in preset.bag if word not in words and word in _FEWEST]
+    left_out += [word for word in few if CUT in scene.kinds]
+    return Schedule(name, tuple(deeds), round(end_s, 3), tuple(left_out))
 
 
 def _can(word: str, scene: Scene) -> bool:
@@ -157,7 +160,7 @@ def _can(word: str, scene: Scene) -> bool:
     return kind in scene.kinds and bool(scene.clients if word.endswith("client") else scene.servers)
 
 
-_FEWEST = {"cut halves": 3, "cut ring": 4}  # hosts
+_FEWEST = {"cut halves": 3, "cut ring": FEWEST_OF_A_RING}  # hosts
 
 
 def _bag(words: Mapping[str, int], rng: random.Random) -> Iterator[str]:

@@ -380,8 +380,7 @@ class Nemesis:
             if figures.get("ranges") and health.all_served({name: figures}):
                 del self._recovering[name]
                 self.report.recoveries_s.append(took_s)
-            elif took_s > SERVED_TIMEOUT_S:
-                del self._recovering[name]
+            elif took_s > SERVED_TIMEOUT_S:  # it stays on its way back: its neighbours are spared
                 shown = health.describe_ranges(figures) or figures.get("error", "no answer")
                 why = f"has not taken its place again within {took_s:.0f} s: {shown}"
                 self.problems.append(f"server {name} {why}")

@@ -142,8 +142,9 @@ def rollback(operator: Operator, to: str | None, *, break_lock: bool = False) ->
             hosts = ", ".join(lacking)
             why = f"release {target} is not on {hosts}; fab releases lists what is there"
             raise ClusterError(why)
-        if refusal := objection(target):
-            raise ClusterError(refusal)
+        if objection(target):
+            why = f"{target} is a fault build, made to break: name another, as fab releases has it"
+            raise ClusterError(why)
         flip(operator, target, was)
     return target
 

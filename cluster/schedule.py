@@ -24,6 +24,7 @@ KILL, PAUSE, CUT, SLOW, LOSS, POWER, CLOCK = (
 )
 KINDS = (KILL, PAUSE, CUT, SLOW, LOSS, POWER, CLOCK)
 ONE_WAYS = ("", "in", "out")
+FEWEST_OF_A_RING = 4  # hosts: of three each is a neighbour of both others
 _QUIET_SHARE, _LEAST_QUIET_S, _MOST_QUIET_S = 0.2, 2.0, 10.0
 LISTS = {"servers", "clients", "hosts", "peers"}  # fields of a deed that are names
 

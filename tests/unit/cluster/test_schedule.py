@@ -200,6 +200,11 @@ def test_the_example_in_the_documentation_can_be_read(
         ("- {at: 1, kind: loss, for: 1, hosts: pi1, percent: 100}", "percent 100 is not 1 to 99"),
         ("- {at: 1, kind: clock, for: 1, hosts: pi1}", "says no 'jump'"),
         ("- {at: 1, kind: clock, for: 1, hosts: pi1, jump: 5}", "this cluster can do no clock"),
+        (
+            "- {at: 1, kind: cut, for: 1, hosts: pi1, from: [pi2, pi1]}",
+            "pi1 cannot be cut from its",
+        ),
+        ("- {at: 1, kind: cut, for: 1, hosts: [pi1, pi2, pi3], ring: true}", "of 4 hosts or more"),
         ("- {at: 1, kind: kill, for: 1, servers: [pi1, pi2]}", "pi1 and pi2 hold a range together"),
         ("- {at: 1, kind: slow, for: 1, hosts: pi1, rate: 3}", "rate: 3 is no str"),
         (
