@@ -71,12 +71,16 @@ class Memory:
         self._strangers = {one: self._strangers.get(one, now_s) for one in strangers}
         for client, gone_s in [*self.clients.items(), *self._strangers.items()]:
             if gone_s is not None and gone_s + RESUME_TIMEOUT_S <= now_s:
-                self._expire(client)
+                self._expire(client, now_s)
 
-    def _expire(self, client: int) -> None:
-        """Forget a client that may not come back, and what others cannot ask about either."""
-        names = self.remembered.get(client, set())
-        self._drop(client, [name for name in names if self._is_settled(self._transactions[name])])
+    def _expire(self, client: int, now_s: float) -> None:
+        """Forget a client that may not come back, and what others cannot ask about either.
+
+        Whether they can is only looked at when they are due to be told of it.
+        """
+        found = [self._transactions[name] for name in self.remembered.get(client, ())]
+        due = [tx.name for tx in found if tx.deadline_s <= now_s and self._is_settled(tx)]
+        self._drop(client, due)
         if client not in self.remembered:
             self.clients.pop(client, None)
 

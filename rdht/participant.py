@@ -142,17 +142,18 @@ class Participant:
                 self._unanswered.append(message)
             else:
                 self._abort(message, now_s, out)
+        self.memory.expire(now_s)
         due = [tx for tx in self.transactions.values() if tx.deadline_s <= now_s]
         for tx in due:
             if tx.state is State.PREPARED:
                 self._settle(tx, now_s, out)
         most = len(out) + MAX_NEWS
         for tx in due:
-            if tx.state is State.COMMITTED and self.memory.is_gone(tx.name.client):
+            is_spread = tx.state is State.COMMITTED and tx.request.operation is _MANY
+            if is_spread and self.memory.is_gone(tx.name.client):
                 self._spread(tx, now_s, out)
                 if len(out) >= most:
                     break
-        self.memory.expire(now_s)
         self._pass_on(now_s, out)
         return out
 

@@ -1385,9 +1385,9 @@ def _small_limits(report: Report) -> Iterator[None]:
         original_forget(self, client, sequence)
         report.forgotten += before - len(self.remembered.get(client, ()))
 
-    def expire(self: Memory, client: int) -> None:
+    def expire(self: Memory, client: int, now_s: float) -> None:
         had_left_something = client in self.remembered
-        original_expire(self, client)
+        original_expire(self, client, now_s)
         report.expired += had_left_something and client not in self.clients
 
     with (

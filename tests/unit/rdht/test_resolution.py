@@ -3,7 +3,7 @@ import pickle
 import pytest
 
 from rdht import parts
-from rdht.limits import MAX_NEWS, RESOLVE_RETRY_S, RESUME_TIMEOUT_S
+from rdht.limits import MAX_NEWS, MAX_NEWS_RETRY_S, RESOLVE_RETRY_S, RESUME_TIMEOUT_S
 from rdht.messages import Flag, Message, Name, Operation, Reason, Status
 from rdht.replica import Mode
 from rdht.table import Entry
@@ -219,7 +219,7 @@ def test_a_commit_of_several_keys_is_spread_once_its_client_is_gone() -> None:
     assert participant.tick(LATER_S + RESUME_TIMEOUT_S) == [("c", news)]
     assert state_of(participant) is State.COMMITTED
     participant.handle_peer("c", answer(DONE), LATER_S)
-    assert participant.tick(LATER_S + RESUME_TIMEOUT_S) == []
+    assert participant.tick(LATER_S + RESUME_TIMEOUT_S + MAX_NEWS_RETRY_S) == []
     assert (participant.transactions, participant.memory.remembered) == ({}, {})
     assert 1 not in participant.memory.clients
 
