@@ -163,7 +163,9 @@ def verdict(manifest: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]
         level = "doubtful" if reasons else "good"
         parts = ["Complete", f"verdict {judged['verdict']}"]
         if counts := judged["counts"]:
-            parts.append(f"{counts['commands']:,} commands on {counts['keys']:,} keys judged")
+            judged_of = f", a sample of one key in {judged['sample']}" * (judged["sample"] > 1)
+            told = f"{counts['commands']:,} commands on {counts['keys']:,} keys judged"
+            parts.append(told + judged_of)
         if replicas:
             parts.append(f"{replicas['keys']:,} keys, equal on both replicas")
         text = "; ".join(parts) + "."

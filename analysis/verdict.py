@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from analysis.history import OK, UNKNOWN, VIOLATED, as_json, judge, transactions_of
-from analysis.register import Register, Transaction
+from analysis.register import NEVER, Call, Register, Transaction
 from rdht.errors import ConfigurationError
-from rdht.history import read
+from rdht.history import SAMPLE_SHARE, THE_SERVERS, read
+from rdht.messages import Operation
+from rdht.parts import Result
 from rdht.scan import hash_value
 from rdht.ycsb import MIXES, load_commands
 
 VERDICT = "verdict.json"
 MAX_DRIFT = 100e-6  # seconds a second, of a clock after it was read last
-_OFF = "off"
+_OFF, _SAMPLE = "off", "sample"
+_POWER = "power"
 # What of a manifest a verdict rests on, beside the histories.
 _GROUNDS = (
     *("clients", "clocks", "lost_ranges", "nemesis", "replicas", "unsettled"),
@@ -47,8 +50,9 @@ def of(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     """Return the verdict of a collected run; it is judged anew only if it rests on other grounds.
 
     One whose histories were removed keeps its verdict.
-    It has `verdict` (ok, violated, unknown) with `reasons`, `counts` and `clock_error_s`, and in
-    `failing` the rows of the smallest part of the history that shows a violation.
+    It has `verdict` (ok, violated, unknown) with `reasons`, `counts` and `clock_error_s`, `sample`
+    if one key in so many was judged (1: all), and in `failing` the rows of the smallest part of the
+    history that shows a violation.
     """
     kept = folder / VERDICT
     if kept.exists():
@@ -84,7 +88,8 @@ def _judge(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         judged = judge(found.transactions, start=_start(options), is_complete=is_complete)
         broken += [one.text for one in judged.violations]
         doubts += judged.doubts
-        told = {**as_json(judged), "clock_error_s": round(found.error_s, 6)}
+        sample = SAMPLE_SHARE if options["history"] == _SAMPLE else 1
+        told = {**as_json(judged), "clock_error_s": round(found.error_s, 6), "sample": sample}
     verdict = VIOLATED if broken else UNKNOWN if doubts else OK
     return {**told, "verdict": verdict, "reasons": [*broken, *doubts]}
 
@@ -96,7 +101,7 @@ def _broken(manifest: dict[str, Any]) -> list[str]:
     return [
         *[f"{len(differing):,} of {replicas['keys']:,} keys differ between replicas"]
         * bool(differing),
-        *(f"{line} long after the last command" for line in manifest.get("unsettled", ())),
+        *(f"{line} long after the last command" for line in manifest.get("unsettled") or ()),
     ]
 
 
@@ -106,16 +111,20 @@ def _doubts(manifest: dict[str, Any]) -> list[str]:
     return [
         *(f"range {number} was lost with all that it held" for number in lost),
         *["the replicas were not compared"] * (manifest.get("replicas") is None),
+        *["a server was away, so nobody knows whether it left locks or transactions in doubt"]
+        * (manifest.get("unsettled") is None),
     ]
 
 
 def read_histories(folder: Path, manifest: dict[str, Any]) -> Found:
     """Return what the clients of a run did, by the desk's clock."""
     shifts = _shifts(manifest)
+    booted = _booted_since(manifest)
     transactions: list[Transaction] = []
     gaps: list[str] = []
     errors_s: list[float] = []
     seen: set[str] = set()
+    told: set[bytes] | None = None  # keys, by the servers themselves
     for path in _files(folder):
         host = path.parent.name
         try:
@@ -126,6 +135,8 @@ def read_histories(folder: Path, manifest: dict[str, Any]) -> Found:
         seen.add(history.client)
         if history.is_cut:
             gaps.append(f"{host}: the history of {history.client} ends early: its disk was full")
+        if not history.is_closed and (host, history.boot_id) in booted:
+            gaps.append(f"{host}: the history of {history.client} may lack its end: power was lost")
         shift = shifts.get((host, history.boot_id))
         if shift is None:
             gaps.append(
@@ -135,11 +146,54 @@ def read_histories(folder: Path, manifest: dict[str, Any]) -> Found:
         last_s = max((entry.begun_ns for entry in history.entries), default=0) * 1e-9
         later_s = last_s - shift.offset_s - shift.read_s
         errors_s.append(shift.error_s + MAX_DRIFT * max(0.0, later_s))
-        transactions += transactions_of(history, shift.offset_s, errors_s[-1])
-    joined = manifest.get("nemesis", {}).get("joined_clients", ())
-    missing = sorted({*manifest.get("clients", ()), *joined} - seen)
-    gaps += [f"there is no history of {name}" for name in missing]
+        found = list(transactions_of(history, shift.offset_s, errors_s[-1]))
+        transactions += found
+        if history.client == THE_SERVERS:
+            told = {call.key for transaction in found for call in transaction.calls}
+    expected = {
+        *manifest.get("clients", ()),
+        *manifest.get("nemesis", {}).get("joined_clients", ()),
+    }
+    if manifest.get("replicas") is not None:
+        expected.add(THE_SERVERS)
+    gaps += [f"there is no history of {name}" for name in sorted(expected - seen)]
+    if told is not None:
+        transactions += _absent(transactions, told)
     return Found(transactions, gaps, max(errors_s, default=0.0))
+
+
+def _absent(transactions: list[Transaction], told: set[bytes]) -> list[Transaction]:
+    """Return a last read for each key of which the servers told nothing: it is not there."""
+    end_s = max((one.ended_s for one in transactions if one.ended_s < NEVER), default=0.0)
+    nothing = Result(found=False, version=0)
+    keys = {call.key for transaction in transactions for call in transaction.calls}
+    return [
+        Transaction((Call(key, Operation.GET, end_s, end_s, told=nothing, process=THE_SERVERS),))
+        for key in sorted(keys - told)
+    ]
+
+
+def _booted_since(manifest: dict[str, Any]) -> set[tuple[str, str]]:
+    """Return the hosts, and those of their boots, after which they were booted by themselves.
+
+    A lab that cuts the power of a host loses nothing that was written.
+    """
+    cut = {
+        host
+        for row in manifest.get("faults", ())
+        if row["text"].startswith(_POWER)
+        for host in row["host"].split(", ")
+    }
+    boots: dict[str, list[str]] = {}
+    for measured in manifest.get("clocks", ()):
+        for host, one in measured["hosts"].items():
+            boots.setdefault(host, []).append(one["boot_id"])
+    return {
+        (host, boot)
+        for host, seen in boots.items()
+        for boot in seen
+        if boot != seen[-1] and host not in cut
+    }
 
 
 def _files(folder: Path) -> list[Path]:

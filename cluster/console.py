@@ -348,6 +348,8 @@ def _verdict(summary: dict[str, Any]) -> str:
     parts = [found["verdict"]]
     if counts := found["counts"]:
         judged = f"{counts['commands']:,} commands on {counts['keys']:,} keys judged"
+        if found["sample"] > 1:
+            judged += f", a sample of one key in {found['sample']}"
         if counts["unknown"]:
             judged += f", {counts['unknown']:,} of them of unknown outcome"
         if error_s := found["clock_error_s"]:

@@ -177,10 +177,14 @@ def _ask_servers(operator: Operator, run: Run) -> list[str]:
         deadline_s = time.monotonic() + SETTLE_TIMEOUT_S
         figures = processes.server_figures(operator, run)
         servers = run.manifest["servers"]
-        while (unsettled := health.unsettled(figures, servers)) and time.monotonic() < deadline_s:
+        while True:
+            unsettled = health.unsettled(figures, servers)
+            lost, unsafe = _find_damage(run, figures)
+            may_yet_settle = unsettled != [] and health.all_told(figures, servers) and not lost
+            if not may_yet_settle or time.monotonic() > deadline_s:
+                break
             time.sleep(_SETTLE_POLL_S)
             figures = processes.server_figures(operator, run)
-        lost, unsafe = _find_damage(run, figures)
         run.note(server_figures=figures, lost_ranges=lost, unsafe_servers=unsafe)
         run.note(unsettled=unsettled)
     return health.problems(lost, unsafe)

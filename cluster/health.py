@@ -51,13 +51,18 @@ def unsafe_servers(figures: Mapping[str, Figures]) -> list[str]:
     return sorted(name for name, one in figures.items() if one.get("unsafe"))
 
 
-def unsettled(figures: Mapping[str, Figures], servers: Iterable[str]) -> list[str]:
+def all_told(figures: Mapping[str, Figures], servers: Iterable[str]) -> bool:
+    """Tell whether all servers told of themselves."""
+    return all(figures.get(name, {}).get("ranges") for name in servers)
+
+
+def unsettled(figures: Mapping[str, Figures], servers: Iterable[str]) -> list[str] | None:
     """Return a line for each of the servers on which keys are locked or transactions in doubt.
 
-    While one is away, or not yet back, what it has voted on waits for it: then there is none.
+    While one is away, or not yet back, what it has voted on waits for it: then it is None.
     """
-    if not all(figures.get(name, {}).get("ranges") for name in servers) or not all_served(figures):
-        return []
+    if not all_told(figures, servers) or not all_served(figures):
+        return None
     return [
         f"server {name}: {one['locks']} keys locked, {one['in_doubt']} transactions in doubt"
         for name, one in figures.items()

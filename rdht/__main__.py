@@ -20,7 +20,7 @@ from types import FrameType
 from rdht import log, roster, scan
 from rdht.client import Client, Pending, observe
 from rdht.errors import ConfigurationError, DeadlineError, RdhtError
-from rdht.history import SAMPLE_SHARE, Recorder
+from rdht.history import SAMPLE_SHARE, THE_SERVERS, Recorder
 from rdht.limits import MAX_RATE_PER_S, MAX_WARMUP_S, MAX_WINDOW, RECEIVE_BYTES
 from rdht.messages import Message, Status
 from rdht.parts import Result
@@ -426,7 +426,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         for key, concerned in scan.differing_keys(held, ring)
     ]
     together = {key: digest for digests in held.values() for key, digest in digests.items()}
-    if recorder := _recorder(arguments, "the servers"):
+    if recorder := _recorder(arguments, THE_SERVERS):
         for number, (key, (version, value_hash)) in enumerate(together.items()):
             told = Result(value_hash != scan.ABSENT, version, value_hash)
             recorder.tell(number, key, told, began_ns)

@@ -36,6 +36,7 @@ from rdht.parts import Result
 from rdht.scan import hash_value
 
 SAMPLE_SHARE = 16  # a sample has one key of so many, with all that is done to it
+THE_SERVERS = "the servers"  # whose history tells what stands at each key in the end
 MAGIC = b"rdht history 1\n"
 _GZIP = b"\x1f\x8b"
 _GROWTH_BYTES = 1024 * 1024
@@ -69,13 +70,17 @@ class Entry(NamedTuple):
 
 
 class History(NamedTuple):
-    """What a file of history holds; one that `is_cut` lacks what came last."""
+    """What a file of history holds; one that `is_cut` lacks what came last.
+
+    One that is not closed may, too, if its host lost power.
+    """
 
     client: str
     boot_id: str  # of the host, whose clock the times are of
     is_sample: bool
     workload: str  # empty if the client has none
     is_cut: bool
+    is_closed: bool
     entries: list[Entry]
 
 
@@ -152,18 +157,23 @@ class Recorder:
         self._write(_ENDED, _NUMBERS[Outcome.DONE], 0, number, 1, row)
 
     def close(self) -> None:
-        """Compress the file; what is there of it meanwhile is whole."""
+        """Compress the file if there is room for that; what is there of it meanwhile is whole."""
         with self._lock:
             self._map.flush()
             self._map.close()
             self._file.truncate(self._at)
             self._file.seek(0)
             whole = self._path.with_suffix(self._path.suffix + ".new")
-            with gzip.open(whole, "wb", compresslevel=1) as compressed:
-                while data := self._file.read(_GROWTH_BYTES):
-                    compressed.write(data)
-            self._file.close()
-            whole.replace(self._path)
+            try:
+                with gzip.open(whole, "wb", compresslevel=1) as compressed:
+                    while data := self._file.read(_GROWTH_BYTES):
+                        compressed.write(data)
+                whole.replace(self._path)
+            except OSError as error:
+                _logger.error("%s: not compressed: %s", self._path, error.strerror)  # noqa: TRY400
+                whole.unlink(missing_ok=True)
+            finally:
+                self._file.close()
 
     def _chosen(self, commands: Sequence[Command]) -> Sequence[Command]:
         if self._samples:
@@ -231,7 +241,7 @@ def read(path: Path) -> History:
         if is_closed and not rows.is_at_end:
             why = f"{path}: a history that ends within a row"
             raise ConfigurationError(why)
-        return History(**header, is_cut=rows.is_cut, entries=entries)
+        return History(**header, is_cut=rows.is_cut, is_closed=is_closed, entries=entries)
     except (ValueError, KeyError, IndexError, TypeError, struct.error) as error:
         why = f"{path}: a history with a damaged row: {error}"
         raise ConfigurationError(why) from error

@@ -149,7 +149,12 @@ def verdict(manifest: dict[str, Any], **figures: Any) -> dict[str, Any]:
         **{name: {} for name in ("lost", "lost_ranges")},
         "interrupted": False,
         "replicas": {"keys": 10, "differing": []},
-        "verdict": {"verdict": "ok", "reasons": [], "counts": {"commands": 50, "keys": 9}},
+        "verdict": {
+            "verdict": "ok",
+            "reasons": [],
+            "counts": {"commands": 50, "keys": 9},
+            "sample": 1,
+        },
     }
     return report.verdict(manifest, {**flawless, **figures})
 
@@ -157,6 +162,8 @@ def verdict(manifest: dict[str, Any], **figures: Any) -> dict[str, Any]:
 def test_a_flawless_run_is_good_and_one_with_a_mark_doubtful() -> None:
     text = "Complete; verdict ok; 50 commands on 9 keys judged; 10 keys, equal on both replicas."
     assert verdict({}) == {"level": "good", "text": text, "reasons": []}
+    sampled = {"verdict": "ok", "reasons": [], "counts": {"commands": 5, "keys": 2}, "sample": 16}
+    assert "2 keys judged, a sample of one key in 16;" in verdict({}, verdict=sampled)["text"]
     found = verdict({}, flaws=["pi1: throttled"])
     assert (found["level"], found["text"]) == ("doubtful", text)
     assert "pi1: throttled" in found["reasons"][0]

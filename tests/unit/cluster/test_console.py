@@ -207,6 +207,7 @@ def summary() -> dict[str, Any]:
             "reasons": [],
             "counts": {"commands": 12_500, "keys": 99, "unknown": 1},
             "clock_error_s": 0.0004,
+            "sample": 1,
         },
     }
 
@@ -282,6 +283,16 @@ def test_a_run_whose_replicas_were_not_compared_says_nothing_of_them(
     summary["verdict"] |= {"verdict": "unknown", "counts": {}}
     show_summary(Screen(), summary, [host_row])
     assert "replicas" not in capsys.readouterr().out
+
+
+def test_a_verdict_on_a_sample_says_so(
+    capsys: Capture, summary: dict[str, Any], host_row: dict[str, Any]
+) -> None:
+    show_summary(Screen(), summary, [host_row])
+    assert "sample" not in capsys.readouterr().out
+    summary["verdict"]["sample"] = 16
+    show_summary(Screen(), summary, [host_row])
+    assert "judged, a sample of one key in 16" in " ".join(capsys.readouterr().out.split())
 
 
 def test_runs_stand_side_by_side_within_100_columns(

@@ -70,7 +70,12 @@ def test_what_a_server_has_not_settled_is_a_line() -> None:
     }
     line = "server pi2: 2 keys locked, 1 transactions in doubt"
     assert health.unsettled(told, ["pi1", "pi2"]) == [line]
+    assert health.all_told(told, ["pi1", "pi2"])
     # What one that is away has voted on waits for it.
-    assert health.unsettled(told, ["pi1", "pi2", "pi3"]) == []
-    assert health.unsettled(told | {"pi3": {"error": "no answer"}}, ["pi1", "pi2", "pi3"]) == []
-    assert health.unsettled(told | {"pi1": figures(_0="joining")}, ["pi1", "pi2"]) == []
+    assert health.unsettled(told, ["pi1", "pi2", "pi3"]) is None
+    silent = told | {"pi3": {"error": "no answer"}}
+    assert health.unsettled(silent, ["pi1", "pi2", "pi3"]) is None
+    assert not health.all_told(silent, ["pi1", "pi2", "pi3"])
+    joining = told | {"pi1": figures(_0="joining")}
+    assert health.unsettled(joining, ["pi1", "pi2"]) is None
+    assert health.all_told(joining, ["pi1", "pi2"])

@@ -295,6 +295,22 @@ def test_servers_are_asked_again_until_they_have_settled(
     assert run.manifest["unsettled"] == []
 
 
+def test_servers_that_are_on_their_way_back_are_waited_for_and_those_away_are_not(
+    shelf: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.note(servers=["pi1.0"])
+    locked = {"ranges": SERVING, "locks": 1, "in_doubt": 0}
+    joining = {"ranges": {"0": {"mode": "joining", "epoch": 1}}}
+    answers = iter([{"pi1.0": joining}, {"pi1.0": locked}, {"pi1.0": {"ranges": SERVING}}])
+    monkeypatch.setattr(processes, "server_figures", lambda *_: next(answers))
+    monkeypatch.setattr(experiment, "_SETTLE_POLL_S", 0.0)
+    experiment._ask_servers(shelf, run)
+    assert run.manifest["unsettled"] == []
+    answers = iter([{"pi1.0": {"error": "no answer"}}])
+    experiment._ask_servers(shelf, run)
+    assert run.manifest["unsettled"] is None
+
+
 @pytest.mark.parametrize(("mode", "asked"), [("serving", False), ("joining", True)])
 def test_replicas_are_compared_once_all_ranges_are_served(
     shelf: Any, run: Run, mode: str, *, asked: bool
