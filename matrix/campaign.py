@@ -91,7 +91,7 @@ class Campaign:
             hands.end()
         purge(team, {host.name: [run.name] for host in team.cluster.hosts})  # all of it is here
         hands.judge()
-        return list(hands.outcomes.values())
+        return hands.outcomes
 
     def hunt(
         self, batch: Batch, built: Release, team: Operator, limit_s: float

@@ -43,6 +43,7 @@ _DOWN_S = 0.3
 _AFTERWARDS_S = 0.15  # the load goes on with all whole
 _AGAIN_S = 0.05
 _MOST_DEATHS = 8  # of clients in a cell
+_TRIES = 3
 _ASKED_S = 4.0  # for servers to ask each other
 _MANY_THREADS = 4
 _HISTORY = "history.desk.bin"
@@ -86,7 +87,8 @@ class Team:
         self._clients: list[str] = []
         self._killed: set[str] = set()
         self._is_spoilt = False  # the table
-        self.outcomes: dict[str, Outcome] = {}  # by load
+        self.outcomes: list[Outcome] = []
+        self._by_load: dict[str, Outcome] = {}
 
     # The table.
 
@@ -160,14 +162,27 @@ class Team:
     # A cell.
 
     def carry_out(self, cell: Cell) -> Outcome:
-        """Do what a cell says; what became of it is only sure once `judge` has said so, too."""
-        if self._is_spoilt:
-            self._begin_anew()
+        """Do what a cell says; what became of it is only sure once `judge` has said so, too.
+
+        One that could not be carried out, by no fault of the table, is tried again.
+        """
+        outcome = Outcome(cell, FAILED)
+        self.outcomes.append(outcome)
         began_s = time.monotonic()
+        for _ in range(_TRIES):
+            if self._is_spoilt:
+                self._begin_anew()
+            self._try(outcome)
+            if outcome.outcome in {KEPT, BROKEN}:
+                break
+        outcome.took_s = time.monotonic() - began_s
+        return outcome
+
+    def _try(self, outcome: Outcome) -> None:
+        cell = outcome.cell
         self._loads += 1
         load = self._load(f"c{self._loads}")
-        outcome = Outcome(cell, KEPT)
-        self.outcomes[load["name"]] = outcome
+        self._by_load[load["name"]] = outcome
         is_lost = False
         try:
             is_lost = self._trouble(cell, load)
@@ -179,11 +194,9 @@ class Team:
             outcome.outcome, outcome.why = NOT_REACHED, str(error)
         except (ClusterError, RdhtError) as error:  # by which nobody has broken a promise
             outcome.outcome, outcome.why = FAILED, str(error)
-        outcome.took_s = time.monotonic() - began_s
         if is_lost:
             outcome.why = outcome.why or "the range is lost, as it had to be, and said so"
         self._is_spoilt = is_lost or outcome.outcome != KEPT
-        return outcome
 
     def _load(self, name: str) -> dict[str, Any]:
         assert self._witness
@@ -360,7 +373,7 @@ class Team:
         by_load: dict[str, list[Transaction]] = defaultdict(list)
         for transaction in [*histories.transactions, *own]:
             by_load[transaction.calls[0].key.decode().partition("-")[0]].append(transaction)
-        for load, outcome in self.outcomes.items():
+        for load, outcome in self._by_load.items():
             judgement = judge(by_load[load], is_complete=not histories.gaps)
             if judgement.verdict == VIOLATED:
                 outcome.outcome = BROKEN

@@ -1,5 +1,6 @@
 """The history of a client: every row comes back, whatever became of the process."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -7,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import given
@@ -133,6 +134,23 @@ def test_a_file_grows_and_is_read_before_it_is_closed(recorder: Recorder, tmp_pa
     recorder.close()
     assert read(tmp_path / "history.bin") == found._replace(is_closed=True)
     assert (tmp_path / "history.bin").stat().st_size < 200_000  # compressed
+
+
+def test_a_history_that_no_room_is_left_to_compress_stays_as_it_is(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder.begin(0, execution(1, [Command(GET, b"k")]))
+
+    def full(path: Path, *_words: Any, **_more: Any) -> NoReturn:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("rdht.history.gzip.open", full)
+    recorder.close()
+    assert [entry.commands for entry in read(tmp_path / "history.bin").entries] == [
+        (Command(GET, b"k"),)
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["history.bin"]
 
 
 def test_a_full_disk_cuts_the_history_and_not_the_client(
