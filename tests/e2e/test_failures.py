@@ -39,7 +39,7 @@ def well(lab: Checkout) -> Iterator[Checkout]:
         netns.rate(lab.lab, host, netns.DEFAULT_RATE)
         netns.power_on(lab.lab, host)
     assert [row["processes"] for row in lab.json("status").values()] == [[]] * len(HOSTS)
-    assert lab.json(*RUN, "--duration", "1")["replicas"]["differing"] == []
+    assert lab.json(*RUN, "--commands", "10")["replicas"]["differing"] == []
 
 
 def _run(lab: Checkout, step: str, happen: Callable[["subprocess.Popen[str]"], Any]) -> Outcome:
