@@ -73,7 +73,7 @@ def matrix(operator: Operator, *, only: str = "") -> dict[str, Any]:
 
 @cluster_task(only=_ONLY_MUTANTS)
 def mutants(operator: Operator, *, only: str = "") -> dict[str, Any]:
-    """Deploy each known mistake in the protocol, and see that it is caught.
+    """Deploy each known mistake, and see that it is caught.
 
     Whoever believes a verdict must have seen it find something. A mistake is a fault build with one
     rule of two-phase commit broken; cells of the matrix are carried out with it until one is not
