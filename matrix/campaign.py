@@ -1,5 +1,6 @@
 """Cells shared out over teams, which work at the same time."""
 
+import math
 import threading
 import time
 from collections import deque
@@ -19,6 +20,7 @@ from matrix.team import BROKEN, KEPT, SIZE, Outcome, Team, teams
 
 MEMORY, DURABLE = MODES = ("memory", "durable")
 _LOOK_S = 0.2
+_MOST_CELLS = 80  # in one table: a restart takes the longer, the more a disk holds
 _HUNTED = 4  # times a batch is carried out before its histories are judged
 
 
@@ -34,11 +36,11 @@ class Batch:
 def batches(only: str, count: int) -> list[Batch]:
     """Return all cells whose text has `only` in it, in at least `count` batches if that goes."""
     tables = [(profile, mode) for profile in PROFILES for mode in MODES]
-    shares = -(-count // len(tables))
     found = []
     for profile, mode in tables:
         found_there = cells(profile, durable=mode == DURABLE)
         chosen = [cell for cell in found_there if only in f"{profile} {mode}: {cell}"]
+        shares = max(math.ceil(count / len(tables)), math.ceil(len(chosen) / _MOST_CELLS))
         parts = [tuple(chosen[share::shares]) for share in range(shares)]
         found += [Batch(profile, mode, part) for part in parts if part]
     if not found:

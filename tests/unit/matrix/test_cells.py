@@ -86,6 +86,7 @@ def test_all_cells_are_shared_out_and_each_is_done_once(count: int) -> None:
         for mode in (MEMORY, DURABLE)
     )
     assert len(found) >= count
+    assert max(len(one.cells) for one in found) <= 80
     assert sum(len(one.cells) for one in found) == len(listed(found)) == total
 
 
