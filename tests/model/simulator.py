@@ -33,7 +33,7 @@ from analysis.register import NEVER, Call, Transaction
 from rdht import memory, parts
 from rdht.coordinator import Command
 from rdht.execution import Execution, Outcome
-from rdht.limits import MAX_WINDOW, PREPARED_TIMEOUT_S, RESUME_TIMEOUT_S
+from rdht.limits import MAX_NEWS_RETRY_S, MAX_WINDOW, PREPARED_TIMEOUT_S, RESUME_TIMEOUT_S
 from rdht.memory import Memory
 from rdht.messages import Flag, Message, Operation, Outgoing, Status
 from rdht.participant import Participant
@@ -1153,7 +1153,9 @@ class Simulation:
         self._judge_replicas(lost)
         self._judge_histories(lost)
         self.tick_s = COOL_TICK_S
-        self.run_until(self.now_s + self.config.resume_timeout_s + 3 * COOL_TICK_S)
+        # What the others have confirmed is forgotten when they would be told of it again.
+        forgotten_s = self.config.resume_timeout_s + 2 * MAX_NEWS_RETRY_S
+        self.run_until(self.now_s + forgotten_s + 3 * COOL_TICK_S)
         self._judge_memory()
 
     def _judge_ranges(self) -> set[int]:
