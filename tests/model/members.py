@@ -26,7 +26,7 @@ from rdht.transitions import State
 from tests.model.specification import may_be_partial
 
 NOW_S = 0.0
-HURRIED_S = 1.0  # when a server asks about what it need not ask about yet
+HURRIED_S = 0.9  # when a server asks about what it need not ask about yet
 _NEVER_S = 1e9
 SERVERS = "abcd"
 CLIENTS = "vwxyz"
