@@ -29,8 +29,8 @@ def fix(screen: Screen) -> None:
 def test(screen: Screen, *, only: str = "") -> None:  # noqa: PT028 - a task, no test
     """Run all tests."""
     # In the order of the folders: what takes longest, on whole clusters, comes first. It often
-    # waits for something, so there are two processes more than processors.
-    parallel = ["-n", str((os.cpu_count() or 1) + 2), "--dist", "loadfile"]
+    # waits for something, so there is one process more than processors.
+    parallel = ["-n", str((os.cpu_count() or 1) + 1), "--dist", "loadfile"]
     pytest = ["pytest", *parallel, "--no-loadscope-reorder"]
     if only:
         _run_all(screen, [*pytest, "-k", only])
