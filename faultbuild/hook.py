@@ -152,8 +152,11 @@ def install(hook: Hook) -> None:
         hook.reach(HANDLED, SERVER if is_server else CLIENT, messages)
         take(self, connection, messages)
 
-    ClientConnection.queue = queue_  # type: ignore[method-assign]
-    ClientConnection.flush = flush_  # type: ignore[method-assign]
-    ClientConnection.receive = receive_  # type: ignore[method-assign]
-    ServerConnection.write = write_  # type: ignore[method-assign]
-    Server._take = take_  # type: ignore[method-assign]
+    for place, name, passing in (
+        (ClientConnection, "queue", queue_),
+        (ClientConnection, "flush", flush_),
+        (ClientConnection, "receive", receive_),
+        (ServerConnection, "write", write_),
+        (Server, "_take", take_),
+    ):
+        setattr(place, name, passing)

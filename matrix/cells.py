@@ -4,17 +4,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-CLIENT, PRIMARY, BACKUP = PARTIES = ("client", "primary", "backup")
+from faultbuild.hook import AFTER, BEFORE, CLIENT, HANDLED, SERVER
+
+PRIMARY, BACKUP = "primary", "backup"  # and CLIENT: the parties
 KILL, PAUSE, CUT, KILL_ALL = FAULTS = ("kill", "pause", "cut", "kill all")
 CLASSIC, FAST = PROFILES = ("classic", "fast")
-_BEFORE, _AFTER, _HANDLED = "before", "after", "handled"
 _MOMENTS = {
-    _BEFORE: "before it is sent",
-    _AFTER: "after it was sent",
-    _HANDLED: "before it is handled",
+    BEFORE: "before it is sent",
+    AFTER: "after it was sent",
+    HANDLED: "before it is handled",
 }
 _BETWEEN = "after it was sent to one, before it is to the other"
-_SERVER = "server"
 
 
 @dataclass(frozen=True)
@@ -87,21 +87,21 @@ def _two_phases(profile: str) -> Iterator[_Row]:
 
 def _from_client(status: str, *, many: bool | None) -> Iterator[_Row]:
     """Yield the places of what a client sends; to both replicas of one key, if not `many`."""
-    yield status, Place(CLIENT, status, _BEFORE, _SERVER, many=many), {}
+    yield status, Place(CLIENT, status, BEFORE, SERVER, many=many), {}
     if many is None:
-        yield status, Place(CLIENT, status, _AFTER, _SERVER), {}
+        yield status, Place(CLIENT, status, AFTER, SERVER), {}
     else:
-        yield status, Place(CLIENT, status, _AFTER, _SERVER, _BETWEEN, many=many), {}
-        yield status, Place(CLIENT, status, _AFTER, _SERVER, nth=2, many=many), {}
+        yield status, Place(CLIENT, status, AFTER, SERVER, _BETWEEN, many=many), {}
+        yield status, Place(CLIENT, status, AFTER, SERVER, nth=2, many=many), {}
     for party in (PRIMARY, BACKUP):
-        yield status, Place(party, status, _HANDLED, CLIENT), {}
+        yield status, Place(party, status, HANDLED, CLIENT), {}
 
 
 def _to_client(status: str, **more: Any) -> Iterator[_Row]:
     for party in (PRIMARY, BACKUP):
-        for moment in (_BEFORE, _AFTER):
+        for moment in (BEFORE, AFTER):
             yield status, Place(party, status, moment, CLIENT, **more), {}
-    yield status, Place(CLIENT, status, _HANDLED, _SERVER, **more), {}
+    yield status, Place(CLIENT, status, HANDLED, SERVER, **more), {}
 
 
 def _questions() -> Iterator[_Row]:
@@ -110,9 +110,9 @@ def _questions() -> Iterator[_Row]:
     It sends to the backup first. If it dies between its two requests, the primary has nothing to
     vote on and says no; if between its two proceeds, the backup has nothing but the result.
     """
-    voted = Place(CLIENT, "PROCEED", _BEFORE, _SERVER, operation="PUT")
-    requested = Place(CLIENT, "REQUEST", _AFTER, _SERVER, operation="PUT")
-    proceeded = Place(CLIENT, "PROCEED", _AFTER, _SERVER, operation="PUT")
+    voted = Place(CLIENT, "PROCEED", BEFORE, SERVER, operation="PUT")
+    requested = Place(CLIENT, "REQUEST", AFTER, SERVER, operation="PUT")
+    proceeded = Place(CLIENT, "PROCEED", AFTER, SERVER, operation="PUT")
     for party, other in ((PRIMARY, BACKUP), (BACKUP, PRIMARY)):
         yield from _between("RESOLVE", "RESOLVE", party, other, {"client_dies": voted})
         # Who has decided by then says DONE.
@@ -136,6 +136,6 @@ def _returns() -> Iterator[_Row]:
 def _between(
     message: str, status: str, sender: str, receiver: str, more: dict[str, Any]
 ) -> Iterator[_Row]:
-    for moment in (_BEFORE, _AFTER):
-        yield message, Place(sender, status, moment, _SERVER), more
-    yield message, Place(receiver, status, _HANDLED, _SERVER), more
+    for moment in (BEFORE, AFTER):
+        yield message, Place(sender, status, moment, SERVER), more
+    yield message, Place(receiver, status, HANDLED, SERVER), more

@@ -1,10 +1,10 @@
 """Which cells show which mistake: the protocol as it is keeps its promises in each of them."""
 
+from faultbuild.hook import AFTER, BEFORE, CLIENT, SERVER
 from matrix.campaign import DURABLE, MEMORY, Batch
 from matrix.cells import (
     BACKUP,
     CLASSIC,
-    CLIENT,
     FAST,
     PAUSE,
     PRIMARY,
@@ -13,12 +13,10 @@ from matrix.cells import (
     cells,
 )
 
-_SERVER = "server"
-
 
 def _between(status: str, *, many: bool | None = None) -> Place:
     """Return the place at which a client has sent a message to one of two."""
-    return Place(CLIENT, status, "after", _SERVER, "after it was sent to one", many=many)
+    return Place(CLIENT, status, AFTER, SERVER, "after it was sent to one", many=many)
 
 
 def _listed(profile: str, mode: str, *texts: str) -> Batch:
@@ -43,7 +41,7 @@ SHOWN_BY: dict[str, Batch] = {
         tuple(
             Cell(
                 f"ABORT while the {which} is away",
-                Place(CLIENT, "ABORT", "before", _SERVER),
+                Place(CLIENT, "ABORT", BEFORE, SERVER),
                 PAUSE,
                 comes_back=which,
             )

@@ -24,8 +24,8 @@ from cluster.operator import Operator
 from cluster.options import ServerOptions
 from cluster.remote import Call
 from cluster.runs import Run
-from faultbuild.hook import FILE, Point
-from matrix.cells import BACKUP, CLIENT, CUT, KILL, KILL_ALL, PAUSE, PRIMARY, Cell, Place
+from faultbuild.hook import BEFORE, CLIENT, FILE, HANDLED, SERVER, Point
+from matrix.cells import BACKUP, CUT, KILL, KILL_ALL, PAUSE, PRIMARY, Cell, Place
 from matrix.witness import Witness
 from rdht.errors import RdhtError
 from rdht.history import read
@@ -48,7 +48,7 @@ _ASKED_S = 4.0  # for servers to ask each other
 _MANY_THREADS = 4
 _HISTORY = "history.desk.bin"
 _ENDLESS_S = 1e6
-_BOTH = ["client", "server"]
+_BOTH = [CLIENT, SERVER]
 
 
 @dataclass
@@ -109,9 +109,8 @@ class Team:
         ranges = self._witness.ring.ranges
         self._places = {PRIMARY: ranges[_RANGE].primary, BACKUP: ranges[_RANGE].backup}
         self._plan(None, [])
-        self._turn += 1
+        self._start_victim()
         self._start_client(self._other, f"bystander.{self._turn}")
-        self._start_client(self._victim, f"victim.{self._turn}")
 
     def end(self) -> None:
         """Heal and stop all, and fetch what is left of it; each also if one before fails."""
@@ -250,7 +249,7 @@ class Team:
         fields = {
             key: value for key, value in asdict(place).items() if key not in {"party", "text"}
         }
-        role = CLIENT if place.party == CLIENT else "server"
+        role = CLIENT if place.party == CLIENT else SERVER
         return Point(name, role, self._process(place.party), **fields, range=range_)
 
     def _process(self, party: str) -> str:
@@ -260,7 +259,7 @@ class Team:
         return self._victim if party == CLIENT else self._hosts[self._places[party]]
 
     def _whom(self, party: str) -> dict[str, Any]:
-        role = CLIENT if party == CLIENT else "server"
+        role = CLIENT if party == CLIENT else SERVER
         return {"roles": [role], "names": [self._process(party)]}
 
     def _wait_at(self, place: Place) -> None:
@@ -280,7 +279,7 @@ class Team:
             not self._options.durable
             and cell.fault == KILL
             and cell.comes_back not in (None, place.party)
-            and (place.status, place.moment) in {("JOIN", "handled"), ("COPY", "before")}
+            and (place.status, place.moment) in {("JOIN", HANDLED), ("COPY", BEFORE)}
         )
 
     def _hit(self, cell: Cell) -> None:
@@ -315,7 +314,7 @@ class Team:
                 time.sleep(_AGAIN_S)
 
     def _kill(self, *servers: str) -> None:
-        call = Call("faults.kill", {"roles": ["server"], "names": list(servers)})
+        call = Call("faults.kill", {"roles": [SERVER], "names": list(servers)})
         hosts = tuple(self._hosts[server] for server in servers)
         answers = self._operator.each("kill", call, preview={}, hosts=hosts).require()
         killed = {name for answer in answers.values() for name in answer["killed"]}

@@ -5,11 +5,10 @@ import itertools
 import pytest
 
 from cluster.errors import UsageError
-from faultbuild.hook import MOMENTS
+from faultbuild.hook import CLIENT, MOMENTS
 from matrix.campaign import DURABLE, MEMORY, Batch, batches
 from matrix.cells import (
     BACKUP,
-    CLIENT,
     CUT,
     FAULTS,
     KILL,
